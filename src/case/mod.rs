@@ -1,0 +1,1 @@
+//! Floor 8: by whose leave, and the record of it.

@@ -1,0 +1,3 @@
+//! coldread: the command line.
+
+fn main() {}

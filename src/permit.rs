@@ -1,0 +1,111 @@
+//! Leave to do one act. Whoever holds a permit proves that the intent is in the log: only `case::approval` mints them.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The acts that need leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// Names and metadata.
+    List,
+    /// Content on the terminal, digests.
+    Read,
+    /// Content carried away.
+    Extract,
+    /// What was deleted.
+    Recover,
+    /// Pausing an instance.
+    Suspend,
+}
+
+impl Verb {
+    /// As it is written in approvals and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Extract => "extract",
+            Self::Recover => "recover",
+            Self::Suspend => "suspend",
+        }
+    }
+
+    /// From the word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::List, Self::Read, Self::Extract, Self::Recover, Self::Suspend]
+            .into_iter()
+            .find(|v| v.word() == word)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An act as a type: what a [`Permit`] is for.
+pub trait Act: sealed::Sealed + Send + Sync + 'static {
+    /// The act as a value.
+    const VERB: Verb;
+}
+
+/// Acts that give content, not only names.
+pub trait Content: Act {}
+
+macro_rules! acts {
+    ($($(#[$doc:meta])* $name:ident $(: $content:ident)?;)*) => { $(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+        impl sealed::Sealed for $name {}
+        impl Act for $name { const VERB: Verb = Verb::$name; }
+        $(impl $content for $name {})?
+    )* };
+}
+
+acts! {
+    /// Names and metadata.
+    List;
+    /// Content on the terminal, digests.
+    Read: Content;
+    /// Content carried away.
+    Extract: Content;
+    /// What was deleted.
+    Recover: Content;
+    /// Pausing an instance.
+    Suspend;
+}
+
+/// What an approval covers.
+pub trait Scope: Send + Sync {
+    /// Whether it covers this path of the guest: absolute, resolved, without `.` and `..`.
+    fn covers_path(&self, path: &[u8]) -> bool;
+
+    /// Whether it covers this disk (`disk`, `disk.eph0`, `vda`).
+    fn covers_disk(&self, disk: &str) -> bool;
+
+    /// Whether it covers acts without a path: images, exports, slack, carving.
+    fn whole_disk(&self) -> bool;
+}
+
+/// Leave for one act within one scope.
+pub struct Permit<A: Act> {
+    scope: Arc<dyn Scope>,
+    act: PhantomData<A>,
+}
+
+impl<A: Act> Permit<A> {
+    /// Only `case::approval` calls this, after the intent is on disk (a test holds that).
+    pub(crate) fn mint(scope: Arc<dyn Scope>) -> Self {
+        Self { scope, act: PhantomData }
+    }
+
+    /// Whether the path lies within the scope.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        self.scope.covers_path(path)
+    }
+
+    /// The scope itself.
+    pub fn scope(&self) -> &dyn Scope {
+        &*self.scope
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 6: a Spec becomes a View; the one public door to content.
