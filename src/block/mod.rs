@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod file;
 pub mod join;
+pub mod locks;
 pub mod memory;
 pub mod overlay;
 pub mod slice;

@@ -56,13 +56,18 @@ pub fn output<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
 pub fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Vec<u8> {
     let out = output(program, args);
     let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
-    assert!(out.status.success(), "{program} {shown:?}: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{program} {shown:?}: {}\n{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
     out.stdout
 }
 
 /// Runs a shell script that has to succeed; gives its standard output. `$1`… are `args`.
 pub fn shell<S: AsRef<OsStr>>(script: &str, args: &[S]) -> Vec<u8> {
-    let mut all: Vec<&OsStr> = ["-euc", script, "sh"].iter().map(OsStr::new).collect();
+    let mut all: Vec<&OsStr> = ["-euc", script, "sh"].into_iter().map(OsStr::new).collect();
     all.extend(args.iter().map(AsRef::as_ref));
     run("bash", &all)
 }
@@ -139,7 +144,8 @@ impl Mount {
 
     /// As [`Mount::try_new`], and it has to work.
     pub fn new(image: &Path, kind: &str, options: &str) -> Self {
-        Self::try_new(image, kind, options).unwrap_or_else(|| panic!("cannot mount {} as {kind}", image.display()))
+        Self::try_new(image, kind, options)
+            .unwrap_or_else(|| panic!("cannot mount {} as {kind}", image.display()))
     }
 
     /// Where it is mounted.
