@@ -1,5 +1,8 @@
 //! A checked view of untrusted bytes. Every read names its field, so that an error can name it too.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+
 use crate::error::{Error, Result};
 
 /// Bytes of one on-disk structure. Offsets are relative to its start; nothing here can panic.
@@ -92,6 +95,26 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// A guest's name as text. UTF-8 stays as it is; of any other name the bytes that are not UTF-8 become `\xNN` and a backslash
+/// becomes `\\`, so that the text can be turned back.
+pub fn escape(name: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(name) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for (i, part) in chunk.valid().split('\\').enumerate() {
+            out.push_str(if i == 0 { "" } else { "\\\\" });
+            out.push_str(part);
+        }
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    Cow::Owned(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +127,11 @@ mod tests {
         let error = bytes.le32(1, "s_magic").unwrap_err().to_string();
         assert!(error.contains("sample: s_magic at byte 1"), "{error}");
         assert!(bytes.slice(usize::MAX, 2, "wrap").is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_not_text_is_escaped_whole() {
+        assert_eq!(escape("a\\ü\n".as_bytes()), "a\\ü\n");
+        assert_eq!(escape(b"a\\\xff\xfe\xc3\xbc"), "a\\\\\\xff\\xfeü");
     }
 }

@@ -5,11 +5,15 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod node;
+pub mod path;
+mod tree;
+pub mod walk;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use node::{Attribute, Entry, FileType, InodeState, NameState, Node, NodeId, Stream, StreamInfo, Time};
+pub use tree::{Spot, Tree};
 
 use crate::block::Source;
 use crate::block::cache::Cache;
