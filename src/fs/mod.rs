@@ -4,6 +4,7 @@
 //! hashes and traces disks does the same for files.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+pub mod ext4;
 mod node;
 pub mod path;
 mod tree;
