@@ -119,9 +119,8 @@ pub(super) fn top(gate: &Gate, file: &Admitted, said: Option<Format>) -> Result<
         return Ok((format, FormatFrom::Given));
     }
     match magic(&*file.file)? {
-        None => Ok((Format::Raw, FormatFrom::NoMagic)),
-        // A raw disk that is encrypted as a whole begins so.
-        Some("luks") => Ok((Format::Raw, FormatFrom::NoMagic)),
+        // A raw disk that is encrypted as a whole begins with LUKS.
+        None | Some("luks") => Ok((Format::Raw, FormatFrom::NoMagic)),
         Some(name) => Ok((
             Format::from_word(name).map_err(|error| error.context(file.path.display()))?,
             FormatFrom::Magic,

@@ -303,7 +303,7 @@ impl Extensions {
             let data = first.slice(at, len, "extension")?;
             match kind {
                 EXTENSION_BACKING_FORMAT => {
-                    found.backing_format = Some(String::from_utf8_lossy(data).into_owned())
+                    found.backing_format = Some(String::from_utf8_lossy(data).into_owned());
                 }
                 EXTENSION_DATA_FILE => found.data_file = Some(data.to_vec()),
                 EXTENSION_FEATURE_NAMES => {

@@ -268,7 +268,7 @@ impl Layer for Qcow2 {
         within(&*self.file, packed.offset, packed.len)?;
         let len = usize::try_from(packed.len).unwrap_or(usize::MAX);
         compressed::unpack(self.header.compression, len, out, |input| self.file.read_at(packed.offset, input))
-            .map_err(|error| error.without_range())
+            .map_err(Error::without_range)
             .found_at(&*self.file, packed.offset)
     }
 }
