@@ -1,1 +1,5 @@
 //! Floor 9: the hypervisor.
+
+pub mod libvirt;
+pub mod live;
+pub mod openstack;
