@@ -1,7 +1,20 @@
 //! Floor 4: a disk becomes volumes.
+//!
+//! [`scan`] reads the partition table (`gpt`, `mbr`) and asks `detect` what each volume holds. A damaged table is no
+//! error: what can be read is shown, and what is wrong is said beside it.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+pub mod detect;
+mod gpt;
+mod mbr;
+mod scan;
+mod text;
+mod types;
+
 use crate::block::Source;
+
+pub use detect::Usage;
+pub use scan::{Options, Scan, scan};
 
 /// By what a volume was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,4 +86,8 @@ pub struct Content {
     pub label: Option<String>,
     /// The UUID, as blkid prints it.
     pub uuid: Option<String>,
+    /// The format's version where one matters: `2` of LUKS, `FAT32`, `1.2` of a RAID member.
+    pub version: Option<String>,
+    /// What sort of thing it is.
+    pub usage: Usage,
 }
