@@ -38,10 +38,10 @@ use super::{
     Attribute, Each, Entry, Facts, FileSystem, FileType, InodeState, Node, NodeId, Options, Role, Stream,
     StreamInfo, Time,
 };
+use crate::block::Source;
 use crate::block::cache::Cached;
 use crate::block::memory::Memory;
 use crate::block::slice::Slice;
-use crate::block::Source;
 use crate::error::{Error, Result};
 
 /// `EXT4_ROOT_INO`.
@@ -80,12 +80,12 @@ fn replay(disk: &Arc<Disk>) -> Result<(String, Option<Source>)> {
     let sb = &disk.sb;
     if sb.journal_inum == 0 {
         let uuid = superblock::uuid_text(&sb.journal_uuid).unwrap_or_default();
-        let what = format!("not replayed: the journal is on another device ({:#x}, UUID {uuid})", sb.journal_dev);
+        let what =
+            format!("not replayed: the journal is on another device ({:#x}, UUID {uuid})", sb.journal_dev);
         disk.effort.find(format!("ext4: {what}"), Vec::new());
         return Ok((what, None));
     }
-    let volume =
-        journal::Volume { block_size: sb.block_size, blocks: sb.blocks_count, needs_recovery: true };
+    let volume = journal::Volume { block_size: sb.block_size, blocks: sb.blocks_count, needs_recovery: true };
     let inode = journal_inode(disk)?;
     let size = inode.size;
     let journal: Source = Arc::new(Content::new(Arc::clone(disk), inode, size)?);

@@ -298,20 +298,18 @@ impl Superblock {
         let (words, size) = self.jnl_blocks.split_at_checked(15)?;
         let [high, low] = size else { return None };
         let mut raw = [0; 128];
-        let set = |raw: &mut [u8; 128], at: usize, bytes: &[u8]| {
-            raw.get_mut(at..)
-                .and_then(|to| to.get_mut(..bytes.len()))
-                .unwrap_or_default()
-                .copy_from_slice(bytes);
+        let mut set = |at: usize, bytes: &[u8]| {
+            let to = raw.get_mut(at..).unwrap_or_default();
+            to.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
         };
         let extents = words.first().is_some_and(|word| word & 0xffff == 0xf30a);
-        set(&mut raw, 0x00, &0o100_600_u16.to_le_bytes());
-        set(&mut raw, 0x04, &low.to_le_bytes());
-        set(&mut raw, 0x1a, &1u16.to_le_bytes());
-        set(&mut raw, 0x20, &(if extents { flags::EXTENTS } else { 0 }).to_le_bytes());
-        set(&mut raw, 0x6c, &high.to_le_bytes());
+        set(0x00, &0o100_600_u16.to_le_bytes());
+        set(0x04, &low.to_le_bytes());
+        set(0x1a, &1u16.to_le_bytes());
+        set(0x20, &(if extents { flags::EXTENTS } else { 0 }).to_le_bytes());
+        set(0x6c, &high.to_le_bytes());
         for (word, at) in words.iter().zip((BLOCK_AT..).step_by(4)) {
-            set(&mut raw, at, &word.to_le_bytes());
+            set(at, &word.to_le_bytes());
         }
         let backup = (*low != 0 || *high != 0) && words.iter().any(|word| *word != 0);
         Inode::parse(self, self.journal_inum, &raw).ok().filter(|_| backup)
