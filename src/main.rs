@@ -1,3 +1,9 @@
-//! coldread: the command line.
+//! coldread: the command line. Words in, words out; what happens in between is the library's.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -93,6 +93,12 @@ pub struct Permit<A: Act> {
     act: PhantomData<A>,
 }
 
+impl<A: Act> Clone for Permit<A> {
+    fn clone(&self) -> Self {
+        Self { scope: Arc::clone(&self.scope), act: PhantomData }
+    }
+}
+
 impl<A: Act> Permit<A> {
     /// Only `case::approval` calls this, after the intent is on disk (a test holds that).
     pub(crate) fn mint(scope: Arc<dyn Scope>) -> Self {

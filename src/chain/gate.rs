@@ -139,6 +139,13 @@ pub struct Admitted {
     pub atime_may_move: bool,
 }
 
+impl Admitted {
+    /// How many bytes it takes on its host, as `du` counts them.
+    pub fn allocated(&self) -> u64 {
+        self.file.file().metadata().map_or(0, |meta| meta.blocks().saturating_mul(512))
+    }
+}
+
 impl Gate {
     /// The gate for the image `top`, an instance's disk or any file: its own directory, its own tree's `_base`, and
     /// `bases`.

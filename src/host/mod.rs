@@ -2,4 +2,5 @@
 
 pub mod libvirt;
 pub mod live;
+pub mod nova;
 pub mod openstack;

@@ -130,6 +130,14 @@ pub struct Domain {
     pub server: Option<String>,
     /// The project's name in Nova's metadata.
     pub project: Option<String>,
+    /// The user's name in Nova's metadata.
+    pub user: Option<String>,
+    /// The flavor's name in Nova's metadata.
+    pub flavor: Option<String>,
+    /// When Nova made the definition, RFC 3339 UTC.
+    pub created: Option<String>,
+    /// Addresses of the network ports in Nova's metadata.
+    pub ports: Vec<String>,
     /// The disks, floppies and optical drives, in the order of the XML.
     pub disks: Vec<Disk>,
     /// Uid and gid that QEMU runs as, where the XML says so.

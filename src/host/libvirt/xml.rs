@@ -35,6 +35,14 @@ pub fn domain(text: &str) -> Result<Domain> {
         uuid: wanted("uuid")?.to_ascii_lowercase(),
         server: nova.and_then(|n| nova_text(n, "name")),
         project: nova.and_then(|n| nova_text(n, "project")),
+        user: nova.and_then(|n| nova_text(n, "user")),
+        flavor: nova.and_then(|n| {
+            n.descendants().find(|n| is_nova(*n, "flavor"))?.attribute("name").map(str::to_owned)
+        }),
+        created: nova
+            .and_then(|n| nova_text(n, "creationTime"))
+            .map(|time| format!("{}Z", time.trim().replacen(' ', "T", 1))),
+        ports: nova.map(addresses).unwrap_or_default(),
         disks: root
             .children()
             .filter(|n| n.has_tag_name("devices"))
@@ -77,6 +85,11 @@ fn is_nova(node: Node<'_, '_>, name: &str) -> bool {
 
 fn nova_text(instance: Node<'_, '_>, name: &str) -> Option<String> {
     instance.descendants().find(|n| is_nova(*n, name))?.text().map(str::to_owned)
+}
+
+fn addresses(instance: Node<'_, '_>) -> Vec<String> {
+    let ips = instance.descendants().filter(|n| is_nova(*n, "ip"));
+    ips.filter_map(|ip| ip.attribute("address")).map(str::to_owned).collect()
 }
 
 fn text_of(node: Node<'_, '_>, name: &str) -> Option<String> {

@@ -1,0 +1,178 @@
+//! Floor 6: a Spec becomes a Stack of disks and volumes, and with a permit a View of content.
+//!
+//! The one public door to content. What belongs to the operator (layers, partitions, what a filesystem says of itself) is
+//! shown by a [`Stack`] to whoever can read the files; names and bytes of the guest come from a [`View`], which holds a
+//! [`Permit`] and asks it about every path.
+
+mod select;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use crate::block::trace::Leaf;
+pub use crate::block::{BlockSource, Run, Source, State};
+pub use crate::chain::extents::{DiskExtent, Held};
+pub use crate::chain::gate::Gate;
+pub use crate::chain::{Chain, Format, FormatFrom, Link};
+pub use crate::fs::{
+    Attribute, Entry, Facts, FileType, InodeState, NameState, Node, NodeId, Stream, StreamInfo, Time,
+};
+pub use crate::image::qcow2::snapshot::Snapshot;
+pub use crate::volume::{Content, Scheme, Volume};
+pub use view::View;
+
+use crate::block::cache::{BUDGET, Cache};
+use crate::effort::Effort;
+use crate::error::{Error, Result};
+use crate::permit::{Act, Permit};
+use crate::{chain, fs, volume};
+
+/// What to open. Plain data, filled by who knows the host.
+pub struct Spec {
+    /// The disks, the one that was asked for first.
+    pub disks: Vec<DiskSpec>,
+    /// Whether journals are applied, in memory.
+    pub replay: bool,
+}
+
+/// One disk of a [`Spec`].
+pub struct DiskSpec {
+    /// Nova's name for it: `disk`, `disk.eph0`.
+    pub name: String,
+    /// Where its bytes are.
+    pub image: ImageSpec,
+}
+
+/// An image file and what it may refer to.
+pub struct ImageSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format, if somebody trustworthy says it.
+    pub format: Option<Format>,
+    /// Which host files its chain may pull in.
+    pub gate: Gate,
+    /// Read this internal snapshot instead of the present state: its ID or name.
+    pub snapshot: Option<String>,
+}
+
+impl ImageSpec {
+    fn open(&self, cache: &Arc<Cache>, effort: &Effort) -> Result<Chain> {
+        chain::open(&self.path, self.format, &self.gate, cache, effort)
+    }
+}
+
+/// The layers of an image alone: headers and tables, which belong to the operator.
+pub fn layers(image: &ImageSpec, effort: &Effort) -> Result<Chain> {
+    image.open(&Cache::new(BUDGET), effort)
+}
+
+/// Opened disks with their layers and volumes.
+pub struct Stack {
+    disks: Vec<Disk>,
+    options: fs::Options,
+}
+
+/// One opened disk.
+pub struct Disk {
+    /// Nova's name for it.
+    pub name: String,
+    /// Its layers.
+    pub chain: Chain,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+    /// What is wrong with its tables, a sentence each.
+    pub problems: Vec<String>,
+    /// What is worth knowing about them and nobody's fault.
+    pub notes: Vec<String>,
+    source: Source,
+}
+
+impl Stack {
+    /// Opens the disks and finds their volumes. Nothing of the guest's content is looked at beyond signatures.
+    pub fn open(spec: Spec, effort: &Arc<Effort>) -> Result<Self> {
+        let cache = Cache::new(BUDGET);
+        let options = fs::Options { replay: spec.replay, cache, effort: Arc::clone(effort) };
+        let disks = spec.disks.into_iter().map(|disk| Disk::open(disk, &options)).collect::<Result<_>>()?;
+        Ok(Self { disks, options })
+    }
+
+    /// The disks, the one that was asked for first.
+    pub fn disks(&self) -> &[Disk] {
+        &self.disks
+    }
+
+    /// What a filesystem says of itself; `None` where no reader knows the volume's content.
+    pub fn facts(&self, volume: &Volume) -> Option<Result<Facts>> {
+        Some(self.open_fs(volume)?.map(|fs| fs.facts().clone()))
+    }
+
+    /// Everything worth a word about the disks: formats that were taken from a magic, remapped paths, damaged tables.
+    pub fn problems(&self) -> Vec<String> {
+        self.disks.iter().flat_map(|disk| disk.chain.problems.iter().chain(&disk.problems).cloned()).collect()
+    }
+
+    /// The content of one volume (`None`: the only one with a readable filesystem), as far as the permit covers it.
+    pub fn view<A: Act>(&self, permit: &Permit<A>, which: Option<&str>) -> Result<View<A>> {
+        let disk = self.first()?;
+        covered(permit, &disk.name)?;
+        let volume = select::filesystem(&disk.volumes, which)?;
+        let fs = self.open_fs(volume).unwrap_or_else(|| Err(select::unreadable(volume)))?;
+        Ok(View::new(fs, permit.clone(), Arc::clone(&self.options.effort), select::label(volume)))
+    }
+
+    /// All bytes of the first disk, or of one volume of it. Only for a permit that covers whole disks.
+    pub fn whole<A: Act>(&self, permit: &Permit<A>, which: Option<&str>) -> Result<Source> {
+        let disk = self.first()?;
+        covered(permit, &disk.name)?;
+        if !permit.scope().whole_disk() {
+            return Err(Error::refused("the approval does not cover whole disks")
+                .hint("ask for one with `coldread approval request --whole-disk`"));
+        }
+        match which {
+            None => Ok(Arc::clone(&disk.source)),
+            Some(which) => {
+                let volume = select::by_name(&disk.volumes, which)?;
+                volume.source.clone().ok_or_else(|| select::unreadable(volume))
+            }
+        }
+    }
+
+    fn first(&self) -> Result<&Disk> {
+        self.disks.first().ok_or_else(|| Error::usage("no disk was named"))
+    }
+
+    fn open_fs(&self, volume: &Volume) -> Option<Result<Arc<dyn fs::FileSystem>>> {
+        let kind = volume.content.as_ref()?.kind;
+        let reader = fs::READERS.iter().find(|reader| reader.kinds.contains(&kind))?;
+        let source = volume.source.clone()?;
+        Some((reader.open)(&[source], &self.options))
+    }
+}
+
+fn covered<A: Act>(permit: &Permit<A>, disk: &str) -> Result<()> {
+    if permit.scope().covers_disk(disk) {
+        return Ok(());
+    }
+    Err(Error::refused(format!("the approval does not cover the disk {disk}")))
+}
+
+impl Disk {
+    fn open(spec: DiskSpec, options: &fs::Options) -> Result<Self> {
+        let image = spec.image;
+        let chain = image.open(&options.cache, &options.effort)?;
+        let source = match &image.snapshot {
+            None => chain.disk(spec.name.as_str())?,
+            Some(snapshot) => chain.snapshot_disk(spec.name.as_str(), snapshot)?,
+        };
+        let scan = volume::scan(&source, &volume::Options::new(&options.cache, &options.effort))?;
+        Ok(Self {
+            name: spec.name,
+            chain,
+            volumes: scan.volumes,
+            problems: scan.problems,
+            notes: scan.notes,
+            source,
+        })
+    }
+}
