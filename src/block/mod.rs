@@ -9,6 +9,7 @@ pub mod file;
 pub mod join;
 pub mod locks;
 pub mod memory;
+pub mod nbd;
 pub mod overlay;
 pub mod slice;
 pub mod trace;

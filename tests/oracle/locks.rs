@@ -2,28 +2,11 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use coldread::block::locks::{self, Locks};
 
-use crate::support::{command, need, run, temp};
-
-/// Ends the process when it goes.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(program: &str, args: &[&str]) -> Running {
-    let mut command = command(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    Running(command.spawn().unwrap())
-}
+use crate::support::{need, run, start, temp};
 
 /// Waits until the locks of the image are as wanted; the deadline only ends a test that would fail anyway.
 fn until(image: &Path, wanted: impl Fn(&Locks) -> bool) -> Locks {
@@ -53,13 +36,13 @@ fn a_writer_is_seen_with_its_process_and_seen_no_more_when_it_is_gone() {
     let nbd = start("qemu-nbd", &["-t", "-f", "qcow2", "-k", socket.to_str().unwrap(), path]);
     let seen = until(&image, |locks| locks.writer() && !locks.owners.is_empty());
     let owner = &seen.owners[0];
-    assert_eq!((owner.pid, owner.command.as_str(), owner.writer), (nbd.0.id(), "qemu-nbd", true));
-    assert_eq!(seen.who(), format!("qemu-nbd (pid {})", nbd.0.id()));
+    assert_eq!((owner.pid, owner.command.as_str(), owner.writer), (nbd.id(), "qemu-nbd", true));
+    assert_eq!(seen.who(), format!("qemu-nbd (pid {})", nbd.id()));
     drop(nbd);
     until(&image, |locks| *locks == Locks::default());
 
     let io = start("qemu-io", &["-f", "qcow2", path]);
-    assert_eq!(until(&image, |locks| locks.writer()).owners[0].pid, io.0.id());
+    assert_eq!(until(&image, |locks| locks.writer()).owners[0].pid, io.id());
 }
 
 #[test]
@@ -88,7 +71,7 @@ fn a_reader_is_no_writer() {
     );
     let seen = until(&image, |locks| locks.held != 0);
     assert!(!seen.writer(), "{seen:?}");
-    assert_eq!(seen.owners[0].pid, reader.0.id());
+    assert_eq!(seen.owners[0].pid, reader.id());
     assert!(!seen.owners[0].writer);
 }
 

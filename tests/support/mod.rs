@@ -3,7 +3,8 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Whether these programs are there. In CI a missing one is a failure; elsewhere the test says that it is skipped.
 pub fn need(programs: &[&str]) -> bool {
@@ -70,6 +71,50 @@ pub fn shell<S: AsRef<OsStr>>(script: &str, args: &[S]) -> Vec<u8> {
     let mut all: Vec<&OsStr> = ["-euc", script, "sh"].into_iter().map(OsStr::new).collect();
     all.extend(args.iter().map(AsRef::as_ref));
     run("bash", &all)
+}
+
+/// A program that runs on beside the test and is ended when this is dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it runs still.
+    pub fn is_alive(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|status| status.is_none())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a program that runs on; its input stays open and empty.
+pub fn start<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Running {
+    let mut command = command(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    Running(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")))
+}
+
+/// Starts a server and waits until its socket takes connections.
+pub fn serve<S: AsRef<OsStr>>(program: &str, args: &[S], socket: &Path) -> Running {
+    let mut server = start(program, args);
+    let end = Instant::now() + Duration::from_secs(20);
+    // The kernel lists listening sockets with the flag 00010000; a connection would count as a client.
+    while !std::fs::read_to_string("/proc/net/unix").is_ok_and(|list| {
+        list.lines().any(|line| line.contains(" 00010000 ") && line.ends_with(&*socket.to_string_lossy()))
+    }) {
+        assert!(server.is_alive(), "{program} ended before it listened");
+        assert!(Instant::now() < end, "{program} does not listen on {}", socket.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server
 }
 
 /// Text of what a program printed.
