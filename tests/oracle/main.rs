@@ -6,3 +6,4 @@ mod support;
 
 mod journal;
 mod locks;
+mod nbd_client;

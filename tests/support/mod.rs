@@ -98,7 +98,7 @@ impl Drop for Running {
 /// Starts a program that runs on; its input stays open and empty.
 pub fn start<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Running {
     let mut command = command(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Running(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")))
 }
 

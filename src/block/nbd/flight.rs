@@ -3,7 +3,7 @@
 //! There is no reader thread. Of the threads that wait for replies one at a time holds the reading half; it puts data
 //! of its own requests straight into its buffer and leaves those of others on the board, where they fetch them.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +39,15 @@ struct Board {
     waiting: usize,
     /// When the last reply ended, or the first request went out after a rest.
     progress: Instant,
-    dead: Option<(Kind, String)>,
+    dead: Option<Dead>,
+}
+
+/// Why a connection is of no more use.
+struct Dead {
+    kind: Kind,
+    what: String,
+    /// Whether the server went away, so that another connection may do.
+    lost: bool,
 }
 
 /// A request that was sent.
@@ -110,12 +118,16 @@ impl Connection {
 
     /// Reads all pieces, several in flight. Gives those that the server could not read; once there is one, the rest of
     /// `pieces` is left where it is. An error means that the connection is of no more use.
-    pub fn read<'b>(&self, pieces: &mut dyn Iterator<Item = (u64, &'b mut [u8])>) -> Result<Vec<Failed<'b>>> {
+    pub fn read<'b>(
+        &self,
+        flags: u16,
+        pieces: &mut dyn Iterator<Item = (u64, &'b mut [u8])>,
+    ) -> Result<Vec<Failed<'b>>> {
         let mut mine: Window<'b> = [const { None }; WINDOW];
         let mut failed = Vec::new();
         loop {
             if failed.is_empty() {
-                self.send(cmd::READ, pieces, &mut mine)?;
+                self.send(flags, pieces, &mut mine)?;
             }
             if mine.iter().all(Option::is_none) {
                 return Ok(failed);
@@ -141,6 +153,11 @@ impl Connection {
         })
     }
 
+    /// Whether the server went away from this connection, without breaking a rule or being late.
+    pub fn is_lost(&self) -> bool {
+        self.lock().dead.as_ref().is_some_and(|dead| dead.lost)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +172,7 @@ impl Connection {
     /// Sends as many pieces as there is room for; waits for room if this thread has none in flight at all.
     fn send<'b>(
         &self,
-        command: u16,
+        flags: u16,
         pieces: &mut dyn Iterator<Item = (u64, &'b mut [u8])>,
         mine: &mut Window<'b>,
     ) -> Result<()> {
@@ -171,7 +188,7 @@ impl Connection {
             }
             let Some((offset, buf)) = pieces.next() else { break };
             let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
-            let request = board.register(Request { flags: 0, command, cookie: 0, offset, length });
+            let request = board.register(Request { flags, command: cmd::READ, cookie: 0, offset, length });
             super::wire::put(&mut out, used, &request.encode());
             used = used.saturating_add(Request::SIZE);
             *slot = Some(Piece { cookie: request.cookie, offset, buf });
@@ -198,7 +215,8 @@ impl Connection {
         if board.dead.is_none()
             && let Err(error) = (&self.stream).write_all(bytes)
         {
-            self.kill(board, &broken(&self.name, "cannot send a request", error));
+            let lost = is_lost(&error);
+            self.kill(board, &broken(&self.name, "cannot send a request", error), lost);
         }
         board.alive()
     }
@@ -238,11 +256,12 @@ impl Connection {
             match received {
                 Ok(()) => board.incoming = Some(incoming),
                 Err(Broken::Transport(error)) => {
-                    self.kill(&mut board, &broken(&self.name, "no reply", error));
+                    let lost = is_lost(&error);
+                    self.kill(&mut board, &broken(&self.name, "no reply", error), lost);
                 }
                 Err(Broken::Breach(what)) => {
                     let what = format!("{}: the NBD server sent {what}", self.name);
-                    self.kill(&mut board, &Error::corrupt(what));
+                    self.kill(&mut board, &Error::corrupt(what), false);
                 }
             }
             if board.waiting > 0 {
@@ -252,10 +271,10 @@ impl Connection {
     }
 
     /// Ends the connection for all threads.
-    fn kill(&self, board: &mut Board, error: &Error) {
+    fn kill(&self, board: &mut Board, error: &Error, lost: bool) {
         let text = error.to_string();
         let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what);
-        board.dead = Some((error.kind(), what.to_owned()));
+        board.dead = Some(Dead { kind: error.kind(), what: what.to_owned(), lost });
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.turn.notify_all();
     }
@@ -356,7 +375,7 @@ impl Drop for Connection {
 
 impl Board {
     fn alive(&self) -> Result<()> {
-        self.dead.as_ref().map_or(Ok(()), |(kind, what)| Err(Error::new(*kind, what.clone())))
+        self.dead.as_ref().map_or(Ok(()), |dead| Err(Error::new(dead.kind, dead.what.clone())))
     }
 
     fn register(&mut self, mut request: Request) -> Request {
@@ -414,6 +433,11 @@ impl Board {
         }
         Ok(())
     }
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [UnexpectedEof, BrokenPipe, ConnectionReset].contains(&error.kind())
 }
 
 impl Parcel {
