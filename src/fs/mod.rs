@@ -5,6 +5,8 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 pub mod ext4;
+#[cfg(test)]
+pub(crate) mod fake;
 mod node;
 pub mod path;
 mod tree;

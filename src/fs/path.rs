@@ -109,3 +109,97 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
 fn show(path: &[u8]) -> std::borrow::Cow<'_, str> {
     if path.is_empty() { "/".into() } else { crate::bytes::escape(path) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::fs::FileSystem;
+    use crate::fs::fake::{Body, Fake};
+
+    fn sample() -> Fake {
+        let mut fake = Fake::new();
+        fake.add(2, b"etc", 10, Body::Dir(vec![]));
+        fake.file(10, b"passwd", 11, b"root");
+        fake.add(2, b"var", 20, Body::Dir(vec![]));
+        for (i, (name, target)) in [
+            (&b"up"[..], &b"../../../etc/passwd"[..]),
+            (b"abs", b"/etc"),
+            (b"chain", b"abs/passwd"),
+            (b"loop", b"loop"),
+            (b"dangling", b"/nowhere"),
+            (b"rel", b"./../etc/./"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            fake.add(20, name, 30 + i as u64, Body::Link(target.to_vec()));
+        }
+        fake
+    }
+
+    fn path(fake: &Fake, path: &[u8], follow: bool) -> Result<String> {
+        let tree = Tree::new(fake);
+        resolve(&tree, path, follow).map(|r| String::from_utf8(r.path).unwrap())
+    }
+
+    #[test]
+    fn paths_resolve_and_never_leave_the_root() {
+        let fake = sample();
+        for (asked, follow, got) in [
+            ("/", true, "/"),
+            ("", true, "/"),
+            ("../../..", true, "/"),
+            ("etc/passwd", false, "/etc/passwd"),
+            ("//etc/./../etc//passwd", false, "/etc/passwd"),
+            ("/var/up", true, "/etc/passwd"),
+            ("/var/up", false, "/var/up"),
+            ("/var/abs/passwd", false, "/etc/passwd"),
+            ("/var/abs", false, "/var/abs"),
+            ("/var/abs/", false, "/etc"),
+            ("/var/abs/..", false, "/"),
+            ("/var/chain", true, "/etc/passwd"),
+            ("/var/rel/../etc", true, "/etc"),
+        ] {
+            assert_eq!(path(&fake, asked.as_bytes(), follow).unwrap(), got, "{asked}");
+        }
+        for (asked, kind) in [
+            ("/var/loop", Kind::Corrupt),
+            ("/var/dangling", Kind::NotFound),
+            ("/etc/shadow", Kind::NotFound),
+            ("/etc/passwd/x", Kind::NotFound),
+            ("/etc/passwd/", Kind::NotFound),
+            ("/etc/passwd/..", Kind::NotFound),
+        ] {
+            assert_eq!(path(&fake, asked.as_bytes(), true).unwrap_err().kind(), kind, "{asked}");
+        }
+    }
+
+    #[test]
+    fn forty_links_are_followed_and_no_more() {
+        let mut fake = sample();
+        for i in 0..60_u64 {
+            let target = if i == 0 { "/etc/passwd".to_string() } else { format!("/l{}", i - 1) };
+            fake.add(2, format!("l{i}").as_bytes(), 100 + i, Body::Link(target.into_bytes()));
+        }
+        assert_eq!(path(&fake, b"/l39", true).unwrap(), "/etc/passwd");
+        assert_eq!(path(&fake, b"/l40", true).unwrap_err().kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn a_mount_is_entered_and_left_through_its_own_name() {
+        let (mut outer, mut inner) = (sample(), Fake::new());
+        outer.file(10, b"hidden", 12, b"");
+        inner.file(2, b"seen", 11, b"");
+        inner.add(2, b"out", 12, Body::Link(b"/var".to_vec()));
+        inner.add(2, b"back", 13, Body::Link(b"../var".to_vec()));
+        let tree = Tree::new(&outer).mount(b"/etc", &inner, inner.root());
+        let get = |path: &[u8]| resolve(&tree, path, true).map(|r| (r.path, r.spot.mount, r.spot.id.ino));
+        assert_eq!(get(b"/etc/seen").unwrap(), (b"/etc/seen".to_vec(), 1, 11));
+        assert!(get(b"/etc/hidden").is_err());
+        assert_eq!(get(b"/var/abs/seen").unwrap(), (b"/etc/seen".to_vec(), 1, 11));
+        assert_eq!(get(b"/etc/out").unwrap(), (b"/var".to_vec(), 0, 20));
+        assert_eq!(get(b"/etc/back").unwrap(), (b"/var".to_vec(), 0, 20));
+        assert_eq!(get(b"/etc/..").unwrap().1, 0);
+    }
+}

@@ -63,6 +63,12 @@ impl<'a> Tree<'a> {
         self.root
     }
 
+    /// Bytes of all filesystems together.
+    pub fn size(&self) -> u64 {
+        let mounted = self.mounts.iter().map(|(_, spot)| spot.fs.facts().size);
+        mounted.fold(self.root.fs.facts().size, u64::saturating_add)
+    }
+
     /// What is seen at `path`, if the tree below has `spot` there: the mounted root, or `spot` itself.
     pub fn seen(&self, path: &[u8], spot: Spot<'a>) -> Spot<'a> {
         self.mounts.iter().rev().find(|(at, _)| *at == path).map_or(spot, |(_, mounted)| *mounted)

@@ -51,6 +51,9 @@ pub struct Walk<'a> {
     seen: Seen,
 }
 
+/// A path longer than this, in bytes, is not entered. Each level keeps its own.
+const PATH_MAX: usize = 32 << 10;
+
 struct Frame<'a> {
     spot: Spot<'a>,
     entries: Each<'a, Entry>,
@@ -128,9 +131,9 @@ impl<'a> Walk<'a> {
     }
 
     fn descend(&mut self, spot: Spot<'a>) -> Result<()> {
-        if self.frames.len() >= DEPTH_MAX {
+        if self.frames.len() >= DEPTH_MAX || self.path.len() > PATH_MAX {
             return Err(Error::unsupported(format!(
-                "more than {DEPTH_MAX} directories inside each other; what is below is left out"
+                "more than {DEPTH_MAX} directories inside each other or a path of {PATH_MAX} bytes; what is below is left out"
             ))
             .hint("name the directory itself to start there"));
         }
@@ -183,5 +186,99 @@ impl Seen {
         let new = *word & bit == 0;
         *word |= bit;
         Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::FileSystem;
+    use crate::fs::fake::{Body, Fake};
+
+    fn walked(tree: &Tree<'_>, effort: &Effort) -> Vec<String> {
+        let mut walk = Walk::new(tree, tree.root(), b"/", effort);
+        let mut out = Vec::new();
+        while let Some(step) = walk.next().unwrap() {
+            out.push(match step {
+                Step::Entry { path, depth, node, spot, .. } => {
+                    let mark = if node.is_ok() { "" } else { "!" };
+                    format!("{}{mark} {depth} {}", String::from_utf8_lossy(path), spot.mount)
+                }
+                Step::Gap { path, .. } => format!("gap {}", String::from_utf8_lossy(path)),
+            });
+        }
+        out
+    }
+
+    #[test]
+    fn loops_second_names_and_damage_are_gaps_and_the_walk_goes_on() {
+        let mut fake = Fake::new();
+        fake.add(2, b"a", 10, Body::Dir(vec![]));
+        fake.rot(2);
+        fake.file(2, b"f", 11, b"");
+        fake.name(2, b"gone", 999);
+        fake.name(10, b"root", 2);
+        fake.add(10, b"b", 12, Body::Dir(vec![]));
+        fake.name(12, b"a", 10);
+        fake.name(2, b"again", 12);
+        let effort = Effort::default();
+        let steps = walked(&Tree::new(&fake), &effort);
+        let expected = [
+            "/ 0 0",
+            "/a 1 0",
+            "/a/root 2 0",
+            "gap /a/root",
+            "/a/b 2 0",
+            "/a/b/a 3 0",
+            "gap /a/b/a",
+            "gap /",
+            "/f 1 0",
+            "/gone! 1 0",
+            "/again 1 0",
+            "gap /again",
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn directories_that_share_their_children_do_not_multiply() {
+        let mut fake = Fake::new();
+        for i in 0..64 {
+            fake.put(100 + i, Body::Dir(vec![]));
+            if i > 0 {
+                fake.name(99 + i, b"x", 100 + i);
+                fake.name(99 + i, b"y", 100 + i);
+            }
+        }
+        fake.name(2, b"top", 100);
+        let effort = Effort::default();
+        assert!(walked(&Tree::new(&fake), &effort).len() < 300);
+    }
+
+    #[test]
+    fn depth_is_bounded_and_said() {
+        let mut fake = Fake::new();
+        let mut above = 2;
+        for i in 0..5000 {
+            fake.add(above, b"d", 100 + i, Body::Dir(vec![]));
+            above = 100 + i;
+        }
+        let effort = Effort::default();
+        let steps = walked(&Tree::new(&fake), &effort);
+        assert!(steps.len() < 2100 && steps.last().unwrap().starts_with("gap "));
+    }
+
+    #[test]
+    fn mounts_are_walked_in_place_and_a_cancelled_walk_ends() {
+        let (mut outer, mut inner) = (Fake::new(), Fake::new());
+        outer.add(2, b"mnt", 10, Body::Dir(vec![]));
+        outer.file(10, b"hidden", 11, b"");
+        inner.file(2, b"seen", 12, b"");
+        let tree = Tree::new(&outer).mount(b"/mnt", &inner, inner.root());
+        let effort = Effort::default();
+        assert_eq!(walked(&tree, &effort), ["/ 0 0", "/mnt 1 1", "/mnt/seen 2 1"]);
+        let cancelled = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let effort = Effort::new(cancelled);
+        assert!(Walk::new(&tree, tree.root(), b"/", &effort).next().is_err());
     }
 }
