@@ -1,6 +1,9 @@
 //! What the integration tests share: other programs as oracles, temporary directories, loop mounts.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+#[cfg(feature = "internals")]
+pub mod laws;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
