@@ -1,6 +1,7 @@
 //! GUID partition tables (UEFI Specification 2.10, section 5.3), read tolerantly: whichever of the two copies is sound
 //! serves, and what is wrong with the other is said.
 
+use super::text;
 use crate::block::{BlockSource, read_vec};
 use crate::bytes::Bytes;
 use crate::effort::Effort;
@@ -245,7 +246,7 @@ fn header(raw: &[u8], lba: u64) -> Option<Header> {
         alternate_lba: bytes.le64(32, "AlternateLBA").ok()?,
         first_usable_lba: bytes.le64(40, "FirstUsableLBA").ok()?,
         last_usable_lba: bytes.le64(48, "LastUsableLBA").ok()?,
-        disk_guid: guid(&bytes.array(56, "DiskGUID").ok()?),
+        disk_guid: text::guid(&bytes.array(56, "DiskGUID").ok()?),
         partition_entry_lba: bytes.le64(72, "PartitionEntryLBA").ok()?,
         entries: bytes.le32(80, "NumberOfPartitionEntries").ok()?,
         entry_size,
@@ -278,21 +279,12 @@ fn entries(array: &[u8], entry_size: u32) -> Vec<Entry> {
             }
             Some(Entry {
                 number,
-                type_guid: guid(&type_guid),
-                guid: guid(&bytes.array(16, "UniquePartitionGUID").ok()?),
+                type_guid: text::guid(&type_guid),
+                guid: text::guid(&bytes.array(16, "UniquePartitionGUID").ok()?),
                 first_lba: bytes.le64(32, "StartingLBA").ok()?,
                 last_lba: bytes.le64(40, "EndingLBA").ok()?,
-                name: super::text::utf16_le(bytes.slice(56, 72, "PartitionName").ok()?),
+                name: text::utf16_le(bytes.slice(56, 72, "PartitionName").ok()?),
             })
         })
         .collect()
-}
-
-/// A GUID as text: its first three fields are little-endian (UEFI Specification, appendix A).
-fn guid(raw: &[u8; 16]) -> String {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = *raw;
-    super::text::uuid(&{
-        let [i, j, k, l, m, n, o, p] = rest;
-        [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
-    })
 }

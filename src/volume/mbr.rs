@@ -154,3 +154,70 @@ fn logical(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::memory::Memory;
+
+    /// A disk of 64 sectors with boot records: where, and their entries as type, start, length.
+    fn disk(records: &[(usize, &[(u8, u32, u32)])]) -> Memory {
+        let mut data = vec![0; 64 * 512];
+        for (sector, entries) in records {
+            let record = &mut data[sector * 512..][..512];
+            record[510..].copy_from_slice(&[0x55, 0xaa]);
+            for (entry, (kind, start, len)) in record[446..510].chunks_mut(16).zip(*entries) {
+                entry[4] = *kind;
+                entry[8..12].copy_from_slice(&start.to_le_bytes());
+                entry[12..].copy_from_slice(&len.to_le_bytes());
+            }
+        }
+        Memory::new("disk", data)
+    }
+
+    fn read(disk: &Memory) -> Table {
+        super::read(disk, 512, &Effort::default()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_chain_that_comes_back_to_itself_ends() {
+        let table = read(&disk(&[
+            (0, &[(0x05, 8, 40)]),
+            (8, &[(0x83, 1, 2), (0x05, 8, 8)]),
+            (16, &[(0x83, 1, 2), (0x05, 0, 8)]),
+        ]));
+        let logical: Vec<_> = table.entries.iter().map(|e| (e.number, e.start)).collect();
+        assert_eq!(logical, [(1, 8), (5, 9), (6, 17)]);
+        assert!(table.problems[0].contains("comes back to sector 8"), "{:?}", table.problems);
+    }
+
+    #[test]
+    fn two_extended_partitions_do_not_share_a_chain() {
+        let table = read(&disk(&[(0, &[(0x05, 8, 40), (0x0f, 8, 40)]), (8, &[(0x83, 1, 2)])]));
+        assert_eq!(table.entries.iter().filter(|e| e.number > 4).count(), 1);
+        assert!(table.problems[0].contains("comes back"), "{:?}", table.problems);
+    }
+
+    #[test]
+    fn a_chain_that_leads_nowhere_is_said_and_what_came_before_it_is_shown() {
+        let table = read(&disk(&[(0, &[(0x05, 8, 40)]), (8, &[(0x83, 1, 90), (0x05, 20, 8)])]));
+        assert_eq!(table.entries.len(), 2);
+        assert!(
+            table.problems[0].contains("reaches out of the extended partition 1"),
+            "{:?}",
+            table.problems
+        );
+        assert!(table.problems[1].contains("sector 28 should hold a record"), "{:?}", table.problems);
+        let table = read(&disk(&[(0, &[(0x05, 8, 40)]), (8, &[(0x83, 1, 2), (0x05, u32::MAX, 8)])]));
+        assert!(table.problems[0].contains("should hold a record"), "{:?}", table.problems);
+    }
+
+    #[test]
+    fn what_has_no_signature_or_no_boot_indicators_is_no_table() {
+        assert!(super::read(&Memory::new("disk", vec![0; 512]), 512, &Effort::default()).unwrap().is_none());
+        assert!(super::read(&Memory::new("disk", vec![0; 100]), 512, &Effort::default()).unwrap().is_none());
+        let mut sector = vec![0x41; 512];
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        assert!(super::read(&Memory::new("disk", sector), 512, &Effort::default()).unwrap().is_none());
+    }
+}

@@ -293,3 +293,100 @@ impl Found {
         self.content.as_ref().map(|c: &Content| c.kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::memory::Memory;
+
+    /// A disk with a protective MBR and a GPT at LBA 1: entries of `entry_size` bytes, given as first and last LBA.
+    fn gpt(sectors: usize, entry_size: usize, entries: &[(u64, u64)]) -> Vec<u8> {
+        let mut disk = vec![0; sectors * 512];
+        disk[450] = 0xee;
+        disk[454] = 1;
+        disk[458..462].copy_from_slice(&u32::MAX.to_le_bytes());
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let mut array = vec![0; entry_size * entries.len()];
+        for (i, (entry, (first, last))) in array.chunks_mut(entry_size).zip(entries).enumerate() {
+            entry[0] = 1;
+            entry[16] = u8::try_from(i).unwrap();
+            entry[32..40].copy_from_slice(&first.to_le_bytes());
+            entry[40..48].copy_from_slice(&last.to_le_bytes());
+        }
+        let header = &mut disk[512..604];
+        header[..12].copy_from_slice(b"EFI PART\0\0\x01\0");
+        let words = [(12, 92), (80, entries.len()), (84, entry_size)];
+        for (at, word) in words {
+            header[at..at + 4].copy_from_slice(&u32::try_from(word).unwrap().to_le_bytes());
+        }
+        let longs = [(24, 1), (32, sectors as u64 - 1), (40, 34), (48, sectors as u64 - 34), (72, 2)];
+        for (at, long) in longs {
+            header[at..at + 8].copy_from_slice(&u64::to_le_bytes(long));
+        }
+        header[88..92].copy_from_slice(&libdeflater::crc32(&array).to_le_bytes());
+        let crc = libdeflater::crc32(header);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+        disk[1024..1024 + array.len()].copy_from_slice(&array);
+        disk
+    }
+
+    fn look(disk: Vec<u8>) -> Scan {
+        let options = Options::new(&Cache::new(1 << 20), &Arc::new(Effort::default()));
+        let disk: Source = Arc::new(Memory::new("disk", disk));
+        scan(&disk, &options).unwrap()
+    }
+
+    #[test]
+    fn entries_of_any_size_are_read() {
+        for entry_size in [128, 256, 512, 4096] {
+            let scan = look(gpt(4096, entry_size, &[(100, 199), (300, 399)]));
+            assert_eq!(scan.table, Some(Scheme::Gpt));
+            let places: Vec<_> = scan.volumes.iter().map(|v| (v.start / 512, v.size / 512)).collect();
+            assert_eq!(places, [(100, 100), (300, 100)], "{entry_size}");
+            assert_eq!(scan.problems, ["GPT: there is no backup table at LBA 4095"]);
+        }
+    }
+
+    #[test]
+    fn entries_that_overlap_or_lie_outside_or_run_backwards_are_shown_with_what_is_wrong() {
+        let entries = [
+            (100, 199),
+            (150, 160),
+            (170, 250),
+            (1000, 1999),
+            (60, 50),
+            (500, u64::MAX),
+            (u64::MAX, u64::MAX),
+        ];
+        let scan = look(gpt(1200, 128, &entries));
+        let problems: Vec<_> = scan.volumes.iter().map(|v| v.problems.join("; ")).collect();
+        assert_eq!(problems[0], "it overlaps partition 2; it overlaps partition 3");
+        assert_eq!(problems[1], "it overlaps partition 1");
+        assert!(problems[3].contains("its last 409600 bytes lie beyond the end of the disk"), "{problems:?}");
+        assert!(problems[4].contains("before it starts"), "{problems:?}");
+        assert!(problems[5].contains("outside the usable"), "{problems:?}");
+        assert!(scan.volumes[4].source.is_none());
+        let cut = scan.volumes[3].source.as_ref().unwrap();
+        assert_eq!((&**cut.name(), cut.len()), ("p4", 512_000));
+        let mut buf = [1; 512];
+        cut.read_at(0, &mut buf).unwrap();
+        assert_eq!(cut.read_at(cut.len() - 512, &mut buf).unwrap_err().range(), Some(511_488..512_000));
+    }
+
+    #[test]
+    fn a_count_without_measure_costs_nothing() {
+        let mut disk = gpt(200, 128, &[(100, 110)]);
+        disk[512 + 80..512 + 84].copy_from_slice(&u32::MAX.to_le_bytes());
+        let scan = look(disk);
+        assert_eq!(scan.volumes.first().map(|v| (v.index, v.start)), Some((1, 51_200)));
+        assert!(scan.problems[0].contains("both tables are damaged"), "{:?}", scan.problems);
+    }
+
+    #[test]
+    fn tiny_disks_are_answered() {
+        for len in [0, 1, 511, 512, 513, 1024, 4096, 9000] {
+            let scan = look(vec![0xff; len]);
+            assert_eq!((scan.volumes.len(), scan.volumes[0].size), (1, len as u64));
+        }
+    }
+}

@@ -14,6 +14,12 @@ pub(super) fn uuid(raw: &[u8; 16]) -> String {
     out
 }
 
+/// A GUID as text: as a UUID, but its first three fields are little-endian (UEFI Specification, appendix A).
+pub(super) fn guid(raw: &[u8; 16]) -> String {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *raw;
+    uuid(&[d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p])
+}
+
 /// The UUID, or none for one that is all zeros and so was never set.
 pub(super) fn uuid_set(raw: &[u8; 16]) -> Option<String> {
     (*raw != [0; 16]).then(|| uuid(raw))

@@ -7,3 +7,4 @@ mod support;
 mod journal;
 mod locks;
 mod nbd_client;
+mod volumes;

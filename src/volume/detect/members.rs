@@ -30,7 +30,7 @@ pub(super) const ROWS: &[Row] = &[
         kind: "VMFS_volume_member",
         usage: Usage::Raid,
         magics: &[(0x10_0000, b"\x0d\xd0\x01\xc0")],
-        parse: |p, _| Some(Content { uuid: vmware_uuid(p, 0x10_0000 + 130), ..Content::default() }),
+        parse: |p, _| Some(Content { uuid: text::label(&p.array::<35>(0x10_0214)?), ..Content::default() }),
     },
     Row { kind: "vdo", usage: Usage::Other, magics: &[(0, b"dmvdo001")], parse: vdo },
     Row {
@@ -101,7 +101,7 @@ fn luks(probe: &Probe<'_>, _: usize) -> Option<Content> {
 
 /// DRBD's metadata in the last 4 KiB of its device (`struct meta_data_on_disk`, drivers/block/drbd).
 fn drbd(probe: &Probe<'_>, _: usize) -> Option<Content> {
-    let data = probe.bytes((probe.len() & !511).checked_sub(4096)?, 64)?;
+    let data = probe.bytes(probe.len().checked_sub(4096)?, 64)?;
     let sb = view(&data);
     let (uuid, version) = match sb.be32(60, "magic").ok()? {
         0x8374_026b | 0x8374_026c => (40, "v08"),
@@ -120,22 +120,52 @@ pub(super) fn vmware_uuid(probe: &Probe<'_>, at: u64) -> Option<String> {
 }
 
 fn vdo(probe: &Probe<'_>, _: usize) -> Option<Content> {
-    Some(Content { uuid: text::uuid_set(&probe.array(0x38)?), ..Content::default() })
+    Some(Content { uuid: text::uuid_set(&probe.array(0x28)?), ..Content::default() })
 }
 
 /// BitLocker's volume header: with its own OEM name, or as "to go" inside what looks like FAT, told by its identifier.
 fn bitlocker(probe: &Probe<'_>, place: usize) -> Option<Content> {
     const IDENTIFIER: [u8; 16] =
         [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01];
-    let at = if place == 0 { 160 } else { 424 };
-    let identified = probe.array::<16>(at)? == IDENTIFIER;
-    (place == 0 || identified).then_some(())?;
-    Some(Content { version: identified.then(|| "2".to_owned()), ..Content::default() })
+    let at = if place == 0 { 160u64 } else { 424 };
+    if probe.array(at)? != IDENTIFIER {
+        // Windows Vista's has no identifier.
+        return (place == 0).then(Content::default);
+    }
+    let metadata = [16u64, 24, 32].into_iter().find_map(|pointer| {
+        let at = probe.array(at.checked_add(pointer)?).map(u64::from_le_bytes)?;
+        probe.has(at, b"-FVE-FS-").then_some(at)
+    });
+    let named = metadata.and_then(|at| bitlocker_metadata(probe, at)).unwrap_or_default();
+    Some(Content { version: Some("2".to_owned()), ..named })
+}
+
+/// Volume GUID and description from an FVE metadata block: a block header, a header, then entries with a size each.
+fn bitlocker_metadata(probe: &Probe<'_>, at: u64) -> Option<Content> {
+    const BLOCK_HEADER: u64 = 64;
+    const DESCRIPTION: u16 = 7;
+    let header = at.checked_add(BLOCK_HEADER)?;
+    let len = usize::try_from(probe.le32(header)?).ok()?.min(64 << 10);
+    let data = probe.bytes(header, len)?;
+    let metadata = view(&data);
+    let mut content =
+        Content { uuid: Some(text::guid(&metadata.array(16, "volume GUID").ok()?)), ..Content::default() };
+    let mut next = 48usize;
+    while let Ok(size) = metadata.le16(next, "entry size") {
+        let entry = metadata.part(next, usize::from(size), "entry").ok()?;
+        let Ok(kind) = entry.le16(2, "entry type") else { break };
+        if kind == DESCRIPTION {
+            content.label = text::trimmed(&text::utf16_le(entry.rest(8, "description").ok()?));
+            break;
+        }
+        next = next.checked_add(usize::from(size))?;
+    }
+    Some(content)
 }
 
 /// A physical volume of Apple's Core Storage: a header with a checksum and a type beside the two letters.
 fn fvault(probe: &Probe<'_>, _: usize) -> Option<Content> {
-    (probe.le16(0)? != 0 && probe.le32(0x60)? == 1 && probe.le32(0x30)? == 0x200).then_some(())?;
+    (probe.le16(8)? == 1 && probe.le16(10)? == 0x10 && probe.le32(0x30)? == 0x200).then_some(())?;
     Some(Content {
         uuid: text::uuid_set(&probe.array(0x130)?),
         version: Some("1".to_owned()),

@@ -148,6 +148,7 @@ impl Row {
 }
 
 /// A parse function for formats that have no label and no UUID, or where they say nothing.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a row's parse function")]
 fn plain(_: &Probe<'_>, _: usize) -> Option<Content> {
     Some(Content::default())
 }

@@ -154,8 +154,12 @@ fn dstring(raw: &[u8]) -> Option<String> {
 /// characters' own codes.
 fn set_id(raw: &[u8]) -> Option<String> {
     let text = dstring(raw)?;
-    let bytes = text.as_bytes();
-    let digits = bytes.iter().take(16).take_while(|b| b.is_ascii_hexdigit()).count();
+    (text.len() >= 8).then_some(())?;
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    let digits = bytes.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let lower = |n: usize| Some(std::str::from_utf8(bytes.get(..n)?).ok()?.to_ascii_lowercase());
     match digits {
         16.. => lower(16),

@@ -5,12 +5,7 @@ use super::{Content, Probe, Row, Usage, view};
 
 pub(super) const ROWS: &[Row] = &[
     Row { kind: "linux_raid_member", usage: Usage::Raid, magics: &[], parse: md },
-    Row {
-        kind: "ddf_raid_member",
-        usage: Usage::Raid,
-        magics: &[],
-        parse: |p, _| at_end(p, 512, b"\xde\x11\xde\x11"),
-    },
+    Row { kind: "ddf_raid_member", usage: Usage::Raid, magics: &[], parse: ddf },
     Row {
         kind: "isw_raid_member",
         usage: Usage::Raid,
@@ -43,6 +38,13 @@ const MD_MAGIC: u32 = 0xa92b_4efc;
 fn at_end(probe: &Probe<'_>, back: u64, magic: &[u8]) -> Option<Content> {
     let end = probe.len() & !511;
     probe.has(end.checked_sub(back)?, magic).then(Content::default)
+}
+
+/// SNIA's Common RAID Disk Data Format: an anchor in the last sector, with the controller's text for a GUID.
+fn ddf(probe: &Probe<'_>, _: usize) -> Option<Content> {
+    at_end(probe, 512, b"\xde\x11\xde\x11")?;
+    let guid = probe.array::<24>((probe.len() & !511).checked_sub(504)?)?;
+    Some(Content { uuid: text::label(&guid), ..Content::default() })
 }
 
 /// Linux MD, both formats (include/uapi/linux/raid/md_p.h). Version 0.90 lies in the last 64 KiB block but one; version 1 near the end (1.0), at
