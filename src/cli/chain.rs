@@ -39,7 +39,7 @@ impl Args {
                     out.json(&line)
                 })?;
             } else if context.voice.json {
-                out.json(&self.json(disk, context)?)?;
+                out.json(&self.json(disk, opened.format_from, context)?)?;
             } else {
                 table(disk, context)?.print(&mut out, context.voice.color)?;
             }
@@ -48,14 +48,17 @@ impl Args {
         Ok(Exit::Complete)
     }
 
-    fn json(&self, disk: &Disk, context: &Context) -> Result<Value> {
-        let layers: Vec<_> = disk
+    fn json(&self, disk: &Disk, format_from: Option<&str>, context: &Context) -> Result<Value> {
+        let mut layers: Vec<Value> = disk
             .chain
             .links
             .iter()
             .enumerate()
             .map(|(i, link)| layer(i, link, context))
             .collect::<Result<_>>()?;
+        if let (Some(who), Some(top)) = (format_from, layers.first_mut()) {
+            top["format_from"] = who.into();
+        }
         let top = disk.chain.links.first();
         Ok(json!({
             "source": self.source.source, "disk": disk.name, "virtual_size": top.map(Link::virtual_size),

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use coldread::error::{Error, Result};
 use coldread::host::nova::{self, Found, Instance};
-use coldread::stack::{DiskSpec, Format, Gate, ImageSpec, Spec, Stack};
+use coldread::permit::Permit;
+use coldread::stack::{DiskSpec, Format, Gate, ImageSpec, Spec, Stack, View};
 
 use super::Context;
+use super::out::Exit;
 
 /// What is read, and how it is opened.
 #[derive(Args, Clone)]
@@ -60,6 +62,10 @@ pub struct SourceOptions {
     #[arg(long)]
     pub no_replay: bool,
 
+    /// Read a disk although somebody writes it; what is read may not be consistent
+    #[arg(long)]
+    pub unsafe_live: bool,
+
     /// Allow SOURCE to be a block device
     #[arg(long)]
     pub allow_device: bool,
@@ -82,8 +88,14 @@ pub struct Opened {
     pub stack: Stack,
     /// The instance, where the source is one.
     pub instance: Option<Instance>,
-    /// The disk that was asked for.
-    pub disk: String,
+    /// SOURCE as it was typed.
+    pub source: String,
+    /// The options that it was opened with.
+    pub options: SourceOptions,
+    /// Who says what the format of the first disk's top image is.
+    pub format_from: Option<&'static str>,
+    /// Whether somebody may write it while it is read.
+    live: bool,
 }
 
 /// The disk that a command reads when none is named.
@@ -94,21 +106,27 @@ impl Source {
     pub fn open(&self, context: &Context) -> Result<Opened> {
         let options = &self.options;
         let found = nova::find(&self.source, &options.instances, &options.domains)?;
-        let (disk, instance) = match found {
+        let ((disk, format_from), instance) = match found {
             Found::File(path) => (self.of_file(&path)?, None),
             Found::Instance(instance) => (self.of_instance(&instance, context)?, Some(*instance)),
         };
-        let name = disk.name.clone();
         let spec = Spec { disks: vec![disk], replay: !options.no_replay };
         let stack = Stack::open(spec, &context.effort)?;
         for problem in stack.problems() {
             context.voice.note(&problem);
         }
-        Ok(Opened { stack, instance, disk: name })
+        for note in stack.disks().iter().flat_map(|disk| &disk.notes) {
+            context.voice.detail(note);
+        }
+        let options = options.clone();
+        let mut opened =
+            Opened { stack, instance, source: self.source.clone(), options, format_from, live: false };
+        opened.look_for_writers(context)?;
+        Ok(opened)
     }
 
     /// An image named by its path. In an instance directory, what Nova says of the file holds for it too.
-    fn of_file(&self, path: &Path) -> Result<DiskSpec> {
+    fn of_file(&self, path: &Path) -> Result<(DiskSpec, Option<&'static str>)> {
         if let Some(disk) = &self.options.disk {
             return Err(Error::usage(format!(
                 "--disk {disk} needs an instance, and {} is one file",
@@ -122,7 +140,7 @@ impl Source {
         self.disk_spec("disk", &path, listed.and_then(|disk| disk.format))
     }
 
-    fn of_instance(&self, instance: &Instance, context: &Context) -> Result<DiskSpec> {
+    fn of_instance(&self, instance: &Instance, context: &Context) -> Result<(DiskSpec, Option<&'static str>)> {
         for problem in &instance.problems {
             context.voice.note(&format!("{}: {problem}", instance.dir.display()));
         }
@@ -131,13 +149,65 @@ impl Source {
     }
 
     /// `said` is what Nova's files say of the format, and who of them; `--format` goes above it.
-    fn disk_spec(&self, name: &str, path: &Path, said: Option<(Format, &'static str)>) -> Result<DiskSpec> {
+    fn disk_spec(
+        &self,
+        name: &str,
+        path: &Path,
+        said: Option<(Format, &'static str)>,
+    ) -> Result<(DiskSpec, Option<&'static str>)> {
         let mut gate = Gate::around(path, &self.options.base)?;
         gate.maps.clone_from(&self.options.map);
         gate.allow_device = self.options.allow_device;
-        let format = self.options.image_format.or(said.map(|(format, _)| format));
-        let image =
-            ImageSpec { path: path.to_path_buf(), format, gate, snapshot: self.options.snapshot.clone() };
-        Ok(DiskSpec { name: name.to_string(), image })
+        let said = self.options.image_format.map(|format| (format, "--format")).or(said);
+        let format = said.map(|(format, _)| format);
+        let image = ImageSpec { path: path.to_path_buf(), format, gate, snapshot: self.options.snapshot.clone() };
+        Ok((DiskSpec { name: name.to_string(), image }, said.map(|(_, who)| who)))
+    }
+}
+
+impl Opened {
+    /// A disk that a running QEMU writes gives torn answers: it is refused, unless the analyst insists.
+    fn look_for_writers(&mut self, context: &Context) -> Result<()> {
+        let writers = self.stack.writers();
+        let Some(writer) = writers.first() else { return Ok(()) };
+        if self.options.unsafe_live {
+            self.live = true;
+            context.voice.note(&format!("{} is being written by {}: live and not consistent", writer.path, writer.who));
+            return Ok(());
+        }
+        let source = writer.domain.as_deref().unwrap_or("NAME");
+        Err(Error::refused(format!("{} is being written by {}", writer.path, writer.who)).hint(format!(
+            "read the live instance as domain:{source}, or insist with --unsafe-live (what is read may not be consistent)"
+        )))
+    }
+
+    /// What can be said of the source's consistency, for the log and the manifest.
+    pub fn consistency(&self) -> &'static str {
+        if self.live { "live and not consistent" } else { "shut off" }
+    }
+
+    /// The guest's names and content, as far as the permit goes. Says what replay did.
+    pub fn view<A: coldread::permit::Act>(&self, permit: &Permit<A>, context: &Context) -> Result<View<A>> {
+        let view = self.stack.view(permit, self.options.volume.as_deref())?;
+        if let Some(done) = &view.facts().replay {
+            context.voice.detail(&format!("{}: {done}", view.volume()));
+        }
+        Ok(view)
+    }
+
+    /// To be asked when everything was read: whether the source lay still meanwhile. If not, the answer has a gap.
+    pub fn settle(&self, context: &Context) -> Result<Exit> {
+        let mut exit = Exit::Complete;
+        for path in self.stack.changed()? {
+            context.voice.note(&format!("{path} changed while it was read: what was shown may not be consistent"));
+            exit = Exit::Gaps;
+        }
+        for writer in self.stack.writers() {
+            if !self.live {
+                context.voice.note(&format!("{} was opened for writing meanwhile by {}", writer.path, writer.who));
+                exit = Exit::Gaps;
+            }
+        }
+        Ok(exit)
     }
 }

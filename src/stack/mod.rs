@@ -4,6 +4,7 @@
 //! shown by a [`Stack`] to whoever can read the files; names and bytes of the guest come from a [`View`], which holds a
 //! [`Permit`] and asks it about every path.
 
+mod quiet;
 mod select;
 mod view;
 
@@ -13,13 +14,14 @@ use std::sync::Arc;
 pub use crate::block::trace::Leaf;
 pub use crate::block::{BlockSource, Run, Source, State};
 pub use crate::chain::extents::{DiskExtent, Held};
-pub use crate::chain::gate::Gate;
+pub use crate::chain::gate::{Admitted, Gate};
 pub use crate::chain::{Chain, Format, FormatFrom, Link};
 pub use crate::fs::{
     Attribute, Entry, Facts, FileType, InodeState, NameState, Node, NodeId, Stream, StreamInfo, Time,
 };
 pub use crate::image::qcow2::snapshot::Snapshot;
 pub use crate::volume::{Content, Scheme, Volume};
+pub use quiet::Writer;
 pub use view::View;
 
 use crate::block::cache::{BUDGET, Cache};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::block::{Source, trace};
 use crate::bytes::escape;
 use crate::effort::Effort;
 use crate::error::{Error, Result};
 use crate::fs::path::{self, Resolved};
-use crate::fs::{Attribute, Facts, FileSystem, Spot, Stream, Tree};
-use crate::permit::{Act, Content, Permit};
+use crate::fs::walk::Walk;
+use crate::fs::{Facts, FileSystem, Tree, Spot};
+use crate::permit::{Act, Permit};
 
 /// The guest's names and, for acts that give content, bytes. Paths are judged after resolution: neither symbolic links nor `..`
 /// lead around the permit.
@@ -70,26 +70,18 @@ impl<A: Act> View<A> {
         Ok(found)
     }
 
-    /// The extended attributes of a node that was resolved or walked to.
-    pub(crate) fn attributes(&self, spot: Spot<'_>) -> Result<Vec<Attribute>> {
-        spot.fs.attributes(spot.id)
+    /// What is seen at `path`: `spot`, or what is mounted over it.
+    pub(crate) fn seen<'a>(&'a self, path: &[u8], spot: Spot<'a>) -> Spot<'a> {
+        self.tree().seen(path, spot)
     }
 
-    /// Where the bytes of a node's content lie, run by run, down to the host files. No content is read.
-    pub(crate) fn runs(
-        &self,
-        spot: Spot<'_>,
-        visit: &mut dyn FnMut(trace::Leaf) -> Result<()>,
-    ) -> Result<()> {
-        let content = spot.fs.open(spot.id, Stream::Content)?;
-        trace::walk(&*content, 0..content.len(), visit)
+    /// Everything at and below a node that was resolved.
+    pub(crate) fn walk<'a>(&'a self, spot: Spot<'a>, path: &[u8]) -> Walk<'a> {
+        Walk::new(&self.tree(), spot, path, &self.effort)
     }
-}
 
-impl<A: Content> View<A> {
-    /// The bytes of a node that was resolved or walked to under a covered path.
-    pub(crate) fn open(&self, path: &[u8], spot: Spot<'_>, stream: Stream<'_>) -> Result<Source> {
-        self.check(path)?;
-        spot.fs.open(spot.id, stream)
+    /// Bytes of all its filesystems.
+    pub(crate) fn size(&self) -> u64 {
+        self.tree().size()
     }
 }
