@@ -140,7 +140,11 @@ impl Source {
         self.disk_spec("disk", &path, listed.and_then(|disk| disk.format))
     }
 
-    fn of_instance(&self, instance: &Instance, context: &Context) -> Result<(DiskSpec, Option<&'static str>)> {
+    fn of_instance(
+        &self,
+        instance: &Instance,
+        context: &Context,
+    ) -> Result<(DiskSpec, Option<&'static str>)> {
         for problem in &instance.problems {
             context.voice.note(&format!("{}: {problem}", instance.dir.display()));
         }
@@ -160,7 +164,8 @@ impl Source {
         gate.allow_device = self.options.allow_device;
         let said = self.options.image_format.map(|format| (format, "--format")).or(said);
         let format = said.map(|(format, _)| format);
-        let image = ImageSpec { path: path.to_path_buf(), format, gate, snapshot: self.options.snapshot.clone() };
+        let image =
+            ImageSpec { path: path.to_path_buf(), format, gate, snapshot: self.options.snapshot.clone() };
         Ok((DiskSpec { name: name.to_string(), image }, said.map(|(_, who)| who)))
     }
 }
@@ -172,7 +177,10 @@ impl Opened {
         let Some(writer) = writers.first() else { return Ok(()) };
         if self.options.unsafe_live {
             self.live = true;
-            context.voice.note(&format!("{} is being written by {}: live and not consistent", writer.path, writer.who));
+            context.voice.note(&format!(
+                "{} is being written by {}: live and not consistent",
+                writer.path, writer.who
+            ));
             return Ok(());
         }
         let source = writer.domain.as_deref().unwrap_or("NAME");
@@ -199,12 +207,16 @@ impl Opened {
     pub fn settle(&self, context: &Context) -> Result<Exit> {
         let mut exit = Exit::Complete;
         for path in self.stack.changed()? {
-            context.voice.note(&format!("{path} changed while it was read: what was shown may not be consistent"));
+            context
+                .voice
+                .note(&format!("{path} changed while it was read: what was shown may not be consistent"));
             exit = Exit::Gaps;
         }
         for writer in self.stack.writers() {
             if !self.live {
-                context.voice.note(&format!("{} was opened for writing meanwhile by {}", writer.path, writer.who));
+                context
+                    .voice
+                    .note(&format!("{} was opened for writing meanwhile by {}", writer.path, writer.who));
                 exit = Exit::Gaps;
             }
         }

@@ -17,12 +17,13 @@ use std::thread;
 
 use serde_json::{Map, Value};
 
-use super::guest::Guest;
 use super::manifest::{Manifest, Outcome, now, summary};
 use super::sink::{Dir, Sink};
 use crate::error::{Error, Result};
 use crate::fs::path::Resolved;
 use crate::fs::{NameState, Node, NodeId, Spot};
+use crate::permit::Content;
+use crate::stack::{Guest, View};
 use plan::Plan;
 use sequence::Sequence;
 
@@ -117,7 +118,16 @@ pub(super) fn wanted<'a>(guest: &Guest<'a>, paths: &[&[u8]]) -> Result<Wanted<'a
 /// What cannot be read becomes zeros and a gap, what the permit does not cover is refused, and both are recorded; see
 /// [`Outcome`]. An error ends the run without a summary: the output cannot be written, or the work was cancelled. What was
 /// finished until then has its lines.
-pub fn to_dir(
+pub fn to_dir<A: Content>(
+    view: &View<A>,
+    paths: &[&[u8]],
+    dir: &Path,
+    about: &dyn Fn() -> Map<String, Value>,
+) -> Result<Outcome> {
+    guest_to_dir(&view.guest(), paths, dir, about)
+}
+
+fn guest_to_dir(
     guest: &Guest<'_>,
     paths: &[&[u8]],
     dir: &Path,

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::fs::walk::Step;
 use crate::fs::{Entry, FileType, NameState, Node, Spot};
 use crate::permit::Act;
-use crate::stack::View;
+use crate::stack::{Guest, View};
 
 /// What to list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,27 +61,28 @@ const SORTED_MAX: usize = 100_000;
 /// Lists `path`: a directory's entries sorted by name, or the one file. With [`Listing::recursive`] everything below, in the order
 /// in which it lies. The last link of `path` is followed where it leads to a directory.
 pub fn list<A: Act>(view: &View<A>, path: &[u8], how: Listing, visit: &mut Visit<'_>) -> Result<()> {
+    let guest = &view.guest();
     if how.deleted {
-        return orphans(view, visit);
+        return orphans(guest, visit);
     }
-    let found = view.resolve(path, !how.itself)?;
+    let found = guest.resolve(path, !how.itself)?;
     if how.recursive {
-        return recursive(view, found.spot, &found.path, visit);
+        return recursive(guest, found.spot, &found.path, visit);
     }
     if found.node.kind != FileType::Dir || how.itself {
         return entry(&found.path, 0, found.spot, NameState::Live, FileType::Unknown, Ok(found.node), visit);
     }
     let (entries, problems) = directory(found.spot)?;
     for Entry { name, id, kind, state } in entries {
-        view.effort().check()?;
+        guest.effort().check()?;
         let mut path = if found.path == b"/" { Vec::new() } else { found.path.clone() };
         path.push(b'/');
         path.extend_from_slice(&name);
-        if !view.covers(&path) {
+        if !guest.covers(&path) {
             visit(Item::Refused { path: &path })?;
             continue;
         }
-        let spot = view.seen(&path, Spot { id, ..found.spot });
+        let spot = guest.seen(&path, Spot { id, ..found.spot });
         entry(&path, 1, spot, state, kind, spot.fs.node(spot.id), visit)?;
     }
     for error in problems {
@@ -105,8 +106,8 @@ fn directory(dir: Spot<'_>) -> Result<(Vec<Entry>, Vec<Error>)> {
     Ok((entries, problems))
 }
 
-fn recursive<A: Act>(view: &View<A>, spot: Spot<'_>, path: &[u8], visit: &mut Visit<'_>) -> Result<()> {
-    let mut walk = view.walk(spot, path);
+fn recursive(guest: &Guest<'_>, spot: Spot<'_>, path: &[u8], visit: &mut Visit<'_>) -> Result<()> {
+    let mut walk = guest.walk(spot, path);
     loop {
         let covered = match walk.next()? {
             None => return Ok(()),
@@ -115,7 +116,7 @@ fn recursive<A: Act>(view: &View<A>, spot: Spot<'_>, path: &[u8], visit: &mut Vi
                 true
             }
             Some(Step::Entry { path, depth, spot, state, kind, node }) => {
-                let covered = view.covers(path);
+                let covered = guest.covers(path);
                 if covered {
                     entry(path, depth, spot, state, kind, node, visit)?;
                 } else {
@@ -157,12 +158,12 @@ fn entry(
 }
 
 /// Files that were deleted while they were open: whole, and without a name. They are shown as sleuthkit shows them.
-fn orphans<A: Act>(view: &View<A>, visit: &mut Visit<'_>) -> Result<()> {
-    let root = view.tree().root();
+fn orphans(guest: &Guest<'_>, visit: &mut Visit<'_>) -> Result<()> {
+    let root = guest.root();
     for id in root.fs.orphans()? {
-        view.effort().check()?;
+        guest.effort().check()?;
         let path = format!("/$OrphanFiles/OrphanFile-{}", id.ino).into_bytes();
-        if view.covers(&path) {
+        if guest.covers(&path) {
             let spot = Spot { id, ..root };
             entry(&path, 1, spot, NameState::Deleted, FileType::Unknown, spot.fs.node(id), visit)?;
         } else {

@@ -58,6 +58,11 @@ pub trait FileSystem: Send + Sync {
 
     /// Every range of the volume on which this node's metadata and content depend.
     fn footprint(&self, id: NodeId, visit: &mut dyn FnMut(Range<u64>, Role)) -> Result<()>;
+
+    /// Nodes that were deleted while open and are still whole, in ascending order.
+    fn orphans(&self) -> Result<Vec<NodeId>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Why a node depends on a range of the volume.

@@ -4,6 +4,7 @@
 //! shown by a [`Stack`] to whoever can read the files; names and bytes of the guest come from a [`View`], which holds a
 //! [`Permit`] and asks it about every path.
 
+mod guest;
 mod quiet;
 mod select;
 mod view;
@@ -21,6 +22,9 @@ pub use crate::fs::{
 };
 pub use crate::image::qcow2::snapshot::Snapshot;
 pub use crate::volume::{Content, Scheme, Volume};
+pub(crate) use guest::Guest;
+#[cfg(test)]
+pub(crate) use guest::Refusals;
 pub use quiet::Writer;
 pub use view::View;
 

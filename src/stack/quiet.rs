@@ -28,7 +28,8 @@ impl Stack {
             if let Ok(locks) = locks::inspect(file.file.file())
                 && locks.writer()
             {
-                let domain = locks.owners.iter().filter(|owner| owner.writer).find_map(|owner| owner.domain.clone());
+                let domain =
+                    locks.owners.iter().filter(|owner| owner.writer).find_map(|owner| owner.domain.clone());
                 writers.push(Writer { path: file.path.display().to_string(), who: locks.who(), domain });
             }
         }

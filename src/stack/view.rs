@@ -1,22 +1,21 @@
-//! Names and content of the guest, each path asked of the permit first.
+//! Names and content of the guest, as far as a permit goes.
 
 use std::sync::Arc;
 
-use crate::bytes::escape;
+use super::guest::{Guest, Refusals};
 use crate::effort::Effort;
-use crate::error::{Error, Result};
-use crate::fs::path::{self, Resolved};
-use crate::fs::walk::Walk;
-use crate::fs::{Facts, FileSystem, Tree, Spot};
+use crate::fs::{Facts, FileSystem, Tree};
 use crate::permit::{Act, Permit};
 
-/// The guest's names and, for acts that give content, bytes. Paths are judged after resolution: neither symbolic links nor `..`
-/// lead around the permit.
+/// The guest under a permit for one act. The verbs of [`crate::evidence`] take it; those that give content ask for an act that
+/// does ([`crate::permit::Content`]). Paths are judged after resolution: neither symbolic links nor `..` lead around the
+/// permit.
 pub struct View<A: Act> {
     fs: Arc<dyn FileSystem>,
     permit: Permit<A>,
     effort: Arc<Effort>,
     volume: String,
+    refusals: Refusals,
 }
 
 impl<A: Act> View<A> {
@@ -26,7 +25,7 @@ impl<A: Act> View<A> {
         effort: Arc<Effort>,
         volume: String,
     ) -> Self {
-        Self { fs, permit, effort, volume }
+        Self { fs, permit, effort, volume, refusals: Refusals::default() }
     }
 
     /// What the filesystem says of itself.
@@ -39,49 +38,13 @@ impl<A: Act> View<A> {
         &self.volume
     }
 
-    /// The effort that the stack was opened with.
-    pub fn effort(&self) -> &Arc<Effort> {
-        &self.effort
+    /// Paths that were asked for, or met, and that the permit does not cover.
+    pub fn refusals(&self) -> Vec<Vec<u8>> {
+        self.refusals.paths()
     }
 
-    /// Whether the permit covers this resolved path.
-    pub fn covers(&self, path: &[u8]) -> bool {
-        self.permit.covers(path)
-    }
-
-    /// An error unless the permit covers this resolved path.
-    pub fn check(&self, path: &[u8]) -> Result<()> {
-        if self.permit.covers(path) {
-            return Ok(());
-        }
-        Err(Error::refused(format!("{}: the approval does not cover this path", escape(path))))
-    }
-
-    /// The namespace. Whoever walks it asks [`View::covers`] of every path that is shown or opened.
-    pub(crate) fn tree(&self) -> Tree<'_> {
-        Tree::new(&*self.fs)
-    }
-
-    /// What `path` leads to, if the permit covers where it ends up. The last link is followed if `follow` is set.
-    pub(crate) fn resolve(&self, path: &[u8], follow: bool) -> Result<Resolved<'_>> {
-        let tree = self.tree();
-        let found = path::resolve(&tree, path, follow)?;
-        self.check(&found.path)?;
-        Ok(found)
-    }
-
-    /// What is seen at `path`: `spot`, or what is mounted over it.
-    pub(crate) fn seen<'a>(&'a self, path: &[u8], spot: Spot<'a>) -> Spot<'a> {
-        self.tree().seen(path, spot)
-    }
-
-    /// Everything at and below a node that was resolved.
-    pub(crate) fn walk<'a>(&'a self, spot: Spot<'a>, path: &[u8]) -> Walk<'a> {
-        Walk::new(&self.tree(), spot, path, &self.effort)
-    }
-
-    /// Bytes of all its filesystems.
-    pub(crate) fn size(&self) -> u64 {
-        self.tree().size()
+    /// Its tree and scope.
+    pub(crate) fn guest(&self) -> Guest<'_> {
+        Guest::new(Tree::new(&*self.fs), self.permit.scope(), &self.effort, &self.refusals)
     }
 }

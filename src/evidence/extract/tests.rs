@@ -15,6 +15,25 @@ use crate::block::{Source, State};
 use crate::effort::Effort;
 use crate::fs::Tree;
 use crate::fs::fake::{Body, Fake};
+use crate::permit::Scope;
+use crate::stack::Refusals;
+
+/// A scope of the paths for which a function says yes.
+struct Paths<'c>(&'c (dyn Fn(&[u8]) -> bool + Sync));
+
+impl Scope for Paths<'_> {
+    fn covers_path(&self, path: &[u8]) -> bool {
+        (self.0)(path)
+    }
+
+    fn covers_disk(&self, _: &str) -> bool {
+        true
+    }
+
+    fn whole_disk(&self) -> bool {
+        true
+    }
+}
 
 fn about() -> Map<String, Value> {
     Map::from_iter([("source".to_string(), Value::from("fake"))])
@@ -22,9 +41,10 @@ fn about() -> Map<String, Value> {
 
 fn run(fake: &Fake, paths: &[&str], covers: &(dyn Fn(&[u8]) -> bool + Sync), to: &Path) -> Result<Outcome> {
     let effort = Effort::default();
-    let guest = Guest::new(Tree::new(fake), covers, &effort);
+    let (scope, refusals) = (Paths(covers), Refusals::default());
+    let guest = Guest::new(Tree::new(fake), &scope, &effort, &refusals);
     let paths: Vec<&[u8]> = paths.iter().map(|p| p.as_bytes()).collect();
-    to_dir(&guest, &paths, to, &about)
+    guest_to_dir(&guest, &paths, to, &about)
 }
 
 fn lines(dir: &Path) -> Vec<Value> {
@@ -243,10 +263,11 @@ fn a_cancelled_run_has_lines_for_what_is_finished_and_no_summary() {
         }
         true
     };
-    let guest = Guest::new(Tree::new(&fake), &covers, &effort);
+    let (scope, refusals) = (Paths(&covers), Refusals::default());
+    let guest = Guest::new(Tree::new(&fake), &scope, &effort, &refusals);
     let temp = tempfile::tempdir().unwrap();
     let to = temp.path().join("out");
-    assert!(to_dir(&guest, &[b"/"], &to, &about).is_err());
+    assert!(guest_to_dir(&guest, &[b"/"], &to, &about).is_err());
     sums_pass(&to);
     let lines = lines(&to);
     assert!(lines.iter().all(|line| line["summary"].is_null()));
