@@ -182,3 +182,25 @@ impl BlockSource for Content {
         })
     }
 }
+
+/// The first `len` bytes of the blocks of `inode`, at once. `len` is one that the caller has bounded.
+pub(super) fn read(disk: &Disk, inode: &Inode, len: usize) -> Result<Vec<u8>> {
+    let size = u64::from(disk.sb.block_size);
+    let mut out = Vec::with_capacity(len.min(1 << 20));
+    while out.len() < len {
+        let at = out.len() as u64;
+        let block = at.checked_div(size).unwrap_or(0);
+        let window = window(disk, inode, block, &mut |_, _| {});
+        let Ok(extent) = find(&window.extents, block, &window.range) else {
+            return Err(Error::corrupt(format!("ext4 inode {}: no block at {at:#x}", inode.ino)));
+        };
+        let What::At(start) = &extent.what else {
+            return Err(Error::corrupt(format!("ext4 inode {}: no data at {at:#x}", inode.ino)));
+        };
+        let there = disk.sb.offset(start.saturating_add(block.saturating_sub(extent.start)));
+        let have = extent.end().saturating_sub(block).saturating_mul(size);
+        let take = usize::try_from(have).unwrap_or(usize::MAX).min(len.saturating_sub(out.len()));
+        out.extend(crate::block::read_vec(&*disk.raw, there, take)?);
+    }
+    Ok(out)
+}

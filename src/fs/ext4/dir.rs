@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::content::Content;
 use super::dirent::{self, DirEntry, HEAD, Layout, TAIL_LEN, TAIL_TYPE};
 use super::disk::Disk;
+use super::hash::Hasher;
 use super::inode::Inode;
 use super::map::What;
 use super::{encrypt, flags, htree, inline};
@@ -20,6 +21,9 @@ pub(super) struct Listing<'a> {
     chunks: Chunks,
     layout: Layout,
     encrypted: bool,
+    /// For the shown names of an encrypted directory.
+    hasher: Option<Hasher>,
+    indexed: bool,
     /// The chunk under the hand, where it lies on the volume, and the place in it.
     buf: Vec<u8>,
     offset: u64,
@@ -123,6 +127,8 @@ impl<'a> Listing<'a> {
             chunks,
             layout: Layout::new(disk, encrypted && inode.has(flags::CASEFOLD)),
             encrypted,
+            hasher: if encrypted { Hasher::new(disk, disk.sb.hash_version) } else { None },
+            indexed: inode.has(flags::INDEX),
             buf: Vec::new(),
             offset: 0,
             at: 0,
@@ -166,6 +172,10 @@ impl<'a> Listing<'a> {
         Some(match loaded {
             Ok(offset) => {
                 self.offset = offset;
+                if self.encrypted && self.indexed && std::mem::take(&mut self.indexed) {
+                    let version = htree::Root::parse(&self.buf).map_or(u8::MAX, |root| root.hash_version);
+                    self.hasher = Hasher::new(self.disk, version);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -175,51 +185,58 @@ impl<'a> Listing<'a> {
         })
     }
 
-    /// An entry in use, as it is handed out.
-    fn entry(disk: &Disk, ino: u32, encrypted: bool, raw: &DirEntry<'_>) -> Result<Entry> {
-        let name = if encrypted { encrypt::shown(disk, raw) } else { raw.name.to_vec() };
-        let shown = DirEntry { name: &name, ..*raw };
-        dirent::check(disk, &shown).map_err(|e| e.context(format!("ext4 directory inode {ino}")))?;
-        Ok(Entry { kind: raw.kind(), id: NodeId::new(raw.ino.into()), state: NameState::Live, name })
+    /// The entry under the hand, as it is handed out; `None` for what is not in use or was unlinked in the log.
+    fn shown(&mut self) -> Option<Result<Option<Entry>>> {
+        let (disk, ino, encrypted, hasher) = (self.disk, self.ino, self.encrypted, self.hasher);
+        let raw = match self.step()? {
+            Ok(raw) => raw,
+            Err(error) => return Some(Err(error)),
+        };
+        let gone = raw.ino == 0 || raw.is_dot();
+        if gone || disk.records.names(ino).is_some_and(|names| names.contains_key(raw.name)) {
+            return Some(Ok(None));
+        }
+        let name = if encrypted { encrypt::shown(hasher.as_ref(), &raw) } else { raw.name.to_vec() };
+        Some(handed_out(disk, ino, name, &raw).map(Some))
     }
+}
+
+/// `raw` under the name that is shown.
+fn handed_out(disk: &Disk, dir: u32, name: Vec<u8>, raw: &DirEntry<'_>) -> Result<Entry> {
+    dirent::check(disk, raw.ino, &name).map_err(|e| e.context(format!("ext4 directory inode {dir}")))?;
+    Ok(Entry { kind: raw.kind(), id: NodeId::new(raw.ino.into()), state: NameState::Live, name })
 }
 
 impl Iterator for Listing<'_> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (disk, ino, encrypted) = (self.disk, self.ino, self.encrypted);
         loop {
-            match self.step() {
-                Some(Ok(raw)) => {
-                    if raw.ino == 0 || raw.is_dot() {
-                        continue;
-                    }
-                    if disk.records.names(ino).is_some_and(|names| names.contains_key(raw.name)) {
-                        continue;
-                    }
-                    return Some(Self::entry(disk, ino, encrypted, &raw));
-                }
+            match self.shown() {
+                Some(Ok(None)) => {}
+                Some(Ok(Some(entry))) => return Some(Ok(entry)),
                 Some(Err(error)) => return Some(Err(error)),
-                None => {}
-            }
-            match self.chunk() {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Some(Err(error)),
-                None => break,
+                None => match self.chunk() {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => break,
+                },
             }
         }
         for (name, link) in self.linked.as_mut()? {
             if let Some((target, kind)) = link {
                 let raw = DirEntry { ino: *target, rec_len: 0, name, file_type: Some(*kind), hash: None };
-                return Some(Self::entry(disk, ino, encrypted, &raw));
+                let shown =
+                    if self.encrypted { encrypt::shown(self.hasher.as_ref(), &raw) } else { name.clone() };
+                return Some(handed_out(self.disk, self.ino, shown, &raw));
             }
         }
         None
     }
 }
 
-/// Finds `name` by going through all entries. What is damaged is an error only when the name is not found elsewhere.
+/// Finds the first name that `matches` by going through all entries. Damage is an error only when the name is not found
+/// elsewhere.
 pub(super) fn scan(
     disk: &Arc<Disk>,
     inode: &Inode,
@@ -234,6 +251,26 @@ pub(super) fn scan(
         }
     }
     fault.map_or(Ok(None), Err)
+}
+
+/// Finds a name in one block, all of which has to be sound.
+pub(super) fn find_in(
+    disk: &Disk,
+    inode: &Inode,
+    layout: Layout,
+    block: &[u8],
+    matches: &dyn Fn(&[u8]) -> bool,
+) -> Result<Option<Entry>> {
+    let mut at = 0;
+    let mut found = None;
+    while at < block.len() {
+        let raw = layout.entry(block, at)?;
+        if raw.ino != 0 && found.is_none() && matches(raw.name) {
+            found = Some(handed_out(disk, inode.ino, raw.name.to_vec(), &raw)?);
+        }
+        at = at.saturating_add(raw.rec_len);
+    }
+    Ok(found)
 }
 
 /// The false entry at the end of a block that carries its checksum: where it lies, and the checksum.

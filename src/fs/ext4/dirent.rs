@@ -105,20 +105,18 @@ impl Layout {
 }
 
 /// Whether an entry in use can be handed out: a node of the filesystem, and a name that can be part of a path.
-pub(super) fn check(disk: &Disk, entry: &DirEntry<'_>) -> Result<()> {
-    if entry.ino > disk.sb.inodes_count {
+pub(super) fn check(disk: &Disk, ino: u32, name: &[u8]) -> Result<()> {
+    if ino > disk.sb.inodes_count {
         return Err(Error::corrupt(format!(
-            "entry `{}` names inode {}, the filesystem has {}",
-            entry.name.escape_ascii(),
-            entry.ino,
+            "entry `{}` names inode {ino}, the filesystem has {}",
+            name.escape_ascii(),
             disk.sb.inodes_count
         )));
     }
-    if entry.name.is_empty() || entry.name.iter().any(|b| matches!(b, 0 | b'/')) {
+    if name.is_empty() || name.iter().any(|b| matches!(b, 0 | b'/')) {
         return Err(Error::corrupt(format!(
-            "the name `{}` of inode {} is none that a path can have",
-            entry.name.escape_ascii(),
-            entry.ino
+            "the name `{}` of inode {ino} is none that a path can have",
+            name.escape_ascii()
         )));
     }
     Ok(())

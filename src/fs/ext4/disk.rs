@@ -1,8 +1,8 @@
 //! What all parts of the reader share: the volume, its superblock, the cache, and what fast commits changed.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-use super::orphan::Orphans;
 use super::records::Records;
 use super::superblock::Superblock;
 use crate::block::cache::Cached;
@@ -20,7 +20,7 @@ pub(super) struct Disk {
     pub(super) records: Records,
     pub(super) effort: Arc<Effort>,
     /// Read when first asked for.
-    pub(super) orphans: OnceLock<Orphans>,
+    pub(super) orphans: OnceLock<BTreeSet<u32>>,
 }
 
 impl Disk {

@@ -5,15 +5,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::dirent::DirEntry;
-use super::disk::Disk;
+use super::hash::Hasher;
 use crate::error::Error;
 
 /// Bytes of ciphertext that a shown name carries whole (`struct fscrypt_nokey_name`); the rest is a SHA-256.
 const WHOLE: usize = 149;
 
 /// The name as it is listed: base64url of the directory hash, the ciphertext and, beyond 149 bytes, a SHA-256 of the rest.
-pub(super) fn shown(_disk: &Disk, entry: &DirEntry<'_>) -> Vec<u8> {
-    let (hash, minor) = entry.hash.unwrap_or((0, 0));
+/// The hash is the one that the entry carries, or the one that `hasher` computes as for an index.
+pub(super) fn shown(hasher: Option<&Hasher>, entry: &DirEntry<'_>) -> Vec<u8> {
+    let (hash, minor) = entry.hash.or_else(|| Some(hasher?.hash(entry.name))).unwrap_or((0, 0));
     nokey_name(hash, minor, entry.name).into_bytes()
 }
 

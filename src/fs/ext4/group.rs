@@ -8,20 +8,15 @@ use crate::block::{self, BlockSource};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 
-/// `EXT4_BG_INODE_UNINIT`: the inode bitmap was never written, and no inode of the group is in use.
-const INODE_UNINIT: u16 = 1;
 /// The largest descriptor that a superblock may claim.
 const DESC_MAX: usize = 1024;
 
 /// One descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
-    pub(super) block_bitmap: u64,
-    pub(super) inode_bitmap: u64,
     pub(super) inode_table: u64,
     /// Free blocks (clusters with bigalloc).
     pub(super) free: u32,
-    pub(super) flags: u16,
     /// The checksum stored and the one computed, when they differ.
     pub(super) bad_checksum: Option<(u16, u16)>,
 }
@@ -31,26 +26,15 @@ impl Group {
     pub(super) fn parse(sb: &Superblock, number: u64, data: &[u8]) -> Result<Self> {
         let b = Bytes::new(data, "ext4 group descriptor");
         let wide = data.len() >= 64 && sb.has_incompat(incompat::SIXTY_FOUR_BIT);
-        let block = |low, high, name| -> Result<u64> {
-            let top = if wide { b.le32(high, name)? } else { 0 };
-            Ok(u64::from(b.le32(low, name)?) | u64::from(top) << 32)
-        };
+        let table_high = if wide { b.le32(0x28, "bg_inode_table_hi")? } else { 0 };
         let free_high = if wide { b.le16(0x2c, "bg_free_blocks_count_hi")? } else { 0 };
         let stored = b.le16(0x1e, "bg_checksum")?;
         let computed = checksum(sb, number, data);
         Ok(Self {
-            block_bitmap: block(0x00, 0x20, "bg_block_bitmap")?,
-            inode_bitmap: block(0x04, 0x24, "bg_inode_bitmap")?,
-            inode_table: block(0x08, 0x28, "bg_inode_table")?,
+            inode_table: u64::from(b.le32(0x08, "bg_inode_table_lo")?) | u64::from(table_high) << 32,
             free: u32::from(b.le16(0x0c, "bg_free_blocks_count")?) | u32::from(free_high) << 16,
-            flags: b.le16(0x12, "bg_flags")?,
             bad_checksum: computed.filter(|c| *c != stored).map(|c| (stored, c)),
         })
-    }
-
-    /// Whether no inode of the group was ever in use.
-    pub(super) fn inodes_unused(&self) -> bool {
-        self.flags & INODE_UNINIT != 0
     }
 
     /// Whether the inode table can lie where the descriptor says.

@@ -108,6 +108,11 @@ impl Inode {
         self.mode == 0 && self.links == 0
     }
 
+    /// Whether `i_block` has to do with content at all: that of a device is its number.
+    pub(super) fn maps_blocks(&self) -> bool {
+        matches!(self.kind(), FileType::File | FileType::Dir | FileType::Symlink)
+    }
+
     /// Whether `i_block` holds the target of a symbolic link.
     pub(super) fn is_fast_symlink(&self) -> bool {
         self.kind() == FileType::Symlink

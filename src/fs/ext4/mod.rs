@@ -4,21 +4,27 @@
 //! superblock gives the geometry, a group descriptor the inode table, the inode an extent tree or a block map, and
 //! those the blocks of the volume.
 
+mod acl;
 mod backup;
+mod casefold;
 mod checksum;
 mod content;
 mod dir;
 mod dirent;
 mod disk;
+mod ea_inode;
 mod encrypt;
 mod extents;
 mod flags;
+mod footprint;
 mod group;
+mod hash;
 mod htree;
 mod indirect;
 mod inline;
 mod inode;
 pub mod journal;
+mod lookup;
 mod map;
 mod orphan;
 mod records;
@@ -152,16 +158,11 @@ impl Ext4 {
 
     /// Bytes of the last block after the end of the content.
     fn slack(&self, inode: &Inode) -> u64 {
-        if inode.has(flags::INLINE_DATA) || inode.is_fast_symlink() || !self.mapped(inode) {
+        if inode.has(flags::INLINE_DATA) || inode.is_fast_symlink() || !inode.maps_blocks() {
             return 0;
         }
         let size = u64::from(self.disk.sb.block_size);
         inode.size.checked_next_multiple_of(size).map_or(0, |end| end.saturating_sub(inode.size))
-    }
-
-    /// Whether `i_block` maps blocks.
-    fn mapped(&self, inode: &Inode) -> bool {
-        matches!(inode.kind(), FileType::File | FileType::Dir | FileType::Symlink)
     }
 }
 
@@ -178,7 +179,11 @@ impl FileSystem for Ext4 {
         let inode = self.inode(id)?;
         let kind = inode.kind();
         let device = matches!(kind, FileType::Char | FileType::Block);
-        let state = if inode.links > 0 { InodeState::Live } else { InodeState::Deleted };
+        let state = match inode.links {
+            0 if self.disk.orphans().contains(&inode.ino) => InodeState::Orphan,
+            0 => InodeState::Deleted,
+            _ => InodeState::Live,
+        };
         let gone = state == InodeState::Deleted && inode.dtime != 0;
         Ok(Node {
             id,
@@ -202,7 +207,7 @@ impl FileSystem for Ext4 {
 
     fn lookup(&self, dir: NodeId, name: &[u8]) -> Result<Option<Entry>> {
         let inode = self.directory(dir)?;
-        dir::scan(&self.disk, &inode, &|found| found == name)
+        lookup::lookup(&self.disk, &inode, name)
     }
 
     fn entries(&self, dir: NodeId) -> Result<Each<'_, Entry>> {
@@ -225,7 +230,7 @@ impl FileSystem for Ext4 {
 
     fn open(&self, id: NodeId, stream: Stream<'_>) -> Result<Source> {
         let inode = self.inode(id)?;
-        if !self.mapped(&inode) {
+        if !inode.maps_blocks() {
             return Err(Error::usage(format!("ext4 inode {} has no content", id.ino)));
         }
         if inode.has(flags::ENCRYPT) && inode.kind() != FileType::Dir {
@@ -271,14 +276,14 @@ impl FileSystem for Ext4 {
     }
 
     fn attributes(&self, id: NodeId) -> Result<Vec<Attribute>> {
-        self.inode(id)?;
-        Ok(Vec::new())
+        xattr::attributes(&self.disk, &self.inode(id)?)
     }
 
     fn footprint(&self, id: NodeId, visit: &mut dyn FnMut(Range<u64>, Role)) -> Result<()> {
-        let inode = self.inode(id)?;
-        let at = self.disk.inode_place(inode.ino)?;
-        visit(at..at.saturating_add(self.disk.sb.inode_size.into()), Role::Record);
-        Ok(())
+        footprint::footprint(&self.disk, &self.inode(id)?, visit)
+    }
+
+    fn orphans(&self) -> Result<Vec<NodeId>> {
+        Ok(self.disk.orphans().iter().map(|ino| NodeId::new((*ino).into())).collect())
     }
 }

@@ -15,9 +15,7 @@ const MAGIC: u16 = 0xef53;
 /// `s_feature_compat`.
 pub(super) mod compat {
     pub(in crate::fs::ext4) const HAS_JOURNAL: u32 = 0x4;
-    pub(in crate::fs::ext4) const DIR_INDEX: u32 = 0x20;
     pub(in crate::fs::ext4) const SPARSE_SUPER2: u32 = 0x200;
-    pub(in crate::fs::ext4) const FAST_COMMIT: u32 = 0x400;
     pub(in crate::fs::ext4) const ORPHAN_FILE: u32 = 0x1000;
 }
 
@@ -93,6 +91,8 @@ pub(super) struct Superblock {
     pub(super) last_orphan: u32,
     pub(super) orphan_file_inum: u32,
     pub(super) hash_seed: [u32; 4],
+    /// `s_def_hash_version`: the hash of directories that get an index.
+    pub(super) hash_version: u8,
     pub(super) desc_size: u16,
     pub(super) first_meta_bg: u32,
     pub(super) backup_bgs: [u32; 2],
@@ -184,6 +184,7 @@ impl Superblock {
             last_orphan: b.le32(0xe8, "s_last_orphan")?,
             orphan_file_inum: b.le32(0x280, "s_orphan_file_inum")?,
             hash_seed,
+            hash_version: b.u8(0xfc, "s_def_hash_version")?,
             desc_size: if wide { desc_size } else { 32 },
             first_meta_bg: b.le32(0x104, "s_first_meta_bg")?,
             backup_bgs: [b.le32(0x24c, "s_backup_bgs")?, b.le32(0x250, "s_backup_bgs")?],
