@@ -1,31 +1,36 @@
 //! Journals that the kernel and debugfs wrote, replayed here and by e2fsck or the kernel, compared block by block.
 
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coldread::block::Source;
+use coldread::block::cache::{BUDGET, Cache};
 use coldread::block::file::HostFile;
 use coldread::block::memory::Memory;
 use coldread::effort::Effort;
 use coldread::fs::ext4::journal::{self, Replayed, Volume};
+use coldread::fs::{FileType, Options, Stream};
 
 use crate::support::{Mount, need, need_root, output, run, shell, temp, text};
 
 const TOOLS: &[&str] = &["mkfs.ext4", "e2fsck", "debugfs", "dumpe2fs", "python3"];
 
 /// What the kernel does on a mounted filesystem before its image is copied.
-struct Case {
+struct Case<'a> {
     name: &'static str,
     mkfs: &'static str,
     mount: &'static str,
-    work: &'static str,
+    work: &'a str,
     /// Words that dumpe2fs must print about the copy, so that the case tests what it says.
     proof: &'static [&'static str],
 }
 
 const SMALL: &str = "-b 1024 -J size=1";
 
-const CASES: &[Case] = &[
+const CASES: &[Case<'_>] = &[
     Case { name: "ext3", mkfs: "-t ext3 -b 1024", mount: "", work: CHURN, proof: &["needs_recovery"] },
     Case {
         name: "default",
@@ -118,7 +123,7 @@ done
 "#;
 
 /// Makes a filesystem, lets the kernel work on it and gives a copy of the image as it was while mounted.
-fn dirty(dir: &Path, case: &Case) -> PathBuf {
+fn dirty(dir: &Path, case: &Case<'_>) -> PathBuf {
     let image = dir.join("image");
     let copy = dir.join("copy");
     shell(
@@ -166,7 +171,7 @@ fn replayed(image: &Path) -> (Replayed, Arc<Effort>) {
 
 /// Compares the replayed view with `recovered`, which another program recovered. What recovery itself notes is left out:
 /// the primary superblock's state, times and checksum, and the journal superblock.
-fn same(case: &str, ours: &Source, recovered: &Path, skip_superblock: bool) {
+fn same(case: &str, ours: &Source, recovered: &Path) {
     let theirs = std::fs::read(recovered).unwrap();
     assert_eq!(ours.len(), theirs.len() as u64);
     let mut mine = vec![0; theirs.len()];
@@ -175,9 +180,6 @@ fn same(case: &str, ours: &Source, recovered: &Path, skip_superblock: bool) {
     for (number, (a, b)) in mine.chunks(1024).zip(theirs.chunks(1024)).enumerate() {
         let (mut a, mut b) = (a.to_vec(), b.to_vec());
         if number == 1 {
-            if skip_superblock {
-                continue;
-            }
             // s_mtime and s_wtime, s_state, s_lastcheck, s_feature_incompat, s_kbytes_written, s_checksum
             for field in [0x2c..0x34, 0x3a..0x3c, 0x40..0x44, 0x60..0x64, 0x178..0x180, 0x3fc..0x400] {
                 a[field.clone()].fill(0);
@@ -199,9 +201,10 @@ fn same(case: &str, ours: &Source, recovered: &Path, skip_superblock: bool) {
     );
 }
 
-/// e2fsck's own recovery and ours give the same filesystem, block for block.
+/// A copy of a mounted filesystem, replayed here, is block for block what e2fsck's recovery makes of it, and reads as the
+/// kernel shows it after its own recovery.
 #[test]
-fn replayed_as_e2fsck_replays() {
+fn a_copy_of_a_mounted_filesystem_reads_as_it_is_recovered() {
     if !need(TOOLS) || !need_root() {
         return;
     }
@@ -220,6 +223,214 @@ fn replayed_as_e2fsck_replays() {
         std::fs::copy(&copy, &recovered).unwrap();
         output("e2fsck", &["-y", "-E", "journal_only", &recovered.to_string_lossy()]);
         assert!(!dumpe2fs(&recovered).contains("needs_recovery"), "{}: e2fsck did not recover", case.name);
-        same(case.name, &ours.source, &recovered, false);
+        same(case.name, &ours.source, &recovered);
+        let kind = if case.mkfs.contains("ext3") { "ext3" } else { "ext4" };
+        let said = as_the_kernel_shows(case.name, kind, &copy, true);
+        assert_eq!(said, ours.summary, "{}", case.name);
+    }
+}
+
+/// What must be the same of one name here and on the kernel's mount.
+#[derive(Debug, PartialEq, Eq)]
+struct Facts {
+    kind: FileType,
+    mode: u32,
+    owner: (u32, u32),
+    links: u32,
+    size: u64,
+    times: Option<[(i64, i64); 3]>,
+    rdev: Option<(u32, u32)>,
+    /// The target of a link, the content of a file; of a large one its two ends.
+    content: Vec<u8>,
+}
+
+const END: u64 = 1 << 20;
+
+fn ends(len: u64, mut read: impl FnMut(u64, &mut [u8])) -> Vec<u8> {
+    let pieces = if len <= 8 * END { vec![(0, len)] } else { vec![(0, END), (len - END, END)] };
+    let mut all = Vec::new();
+    for (at, len) in pieces {
+        let mut piece = vec![0; usize::try_from(len).unwrap()];
+        read(at, &mut piece);
+        all.append(&mut piece);
+    }
+    all
+}
+
+/// Every name below the root, as it is read here. `times` of directories are left out on demand.
+fn our_tree(image: &Path, dir_times: bool) -> (BTreeMap<Vec<u8>, Facts>, Arc<Effort>, Option<String>) {
+    let raw: Source = Arc::new(HostFile::new("image", std::fs::File::open(image).unwrap()).unwrap());
+    let effort = Arc::new(Effort::default());
+    let options = Options { replay: true, cache: Cache::new(BUDGET), effort: Arc::clone(&effort) };
+    let fs = coldread::fs::ext4::open(&[raw], &options).unwrap();
+    let mut tree = BTreeMap::new();
+    let mut todo = vec![(Vec::new(), fs.root())];
+    while let Some((path, id)) = todo.pop() {
+        let node = fs.node(id).unwrap_or_else(|e| panic!("{}: {e}", path.escape_ascii()));
+        let time = |t: Option<coldread::fs::Time>| t.map(|t| (t.seconds, t.nanoseconds.into())).unwrap();
+        let content = match node.kind {
+            FileType::Symlink => fs.link(id).unwrap(),
+            FileType::File => {
+                let content = fs.open(id, Stream::Content).unwrap();
+                ends(content.len(), |at, buf| content.read_at(at, buf).unwrap())
+            }
+            _ => Vec::new(),
+        };
+        if node.kind == FileType::Dir {
+            for entry in fs.entries(id).unwrap() {
+                let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", path.escape_ascii()));
+                let found = fs.lookup(id, &entry.name).unwrap().expect("a listed name is found");
+                assert_eq!(found.id, entry.id);
+                let name = [path.as_slice(), b"/", &entry.name].concat();
+                todo.push((name, entry.id));
+            }
+        }
+        let facts = Facts {
+            kind: node.kind,
+            mode: node.mode.into(),
+            owner: (node.uid, node.gid),
+            links: node.nlink,
+            size: node.size,
+            times: (dir_times || node.kind != FileType::Dir)
+                .then(|| [time(node.mtime), time(node.ctime), time(node.crtime.or(Some(NO_TIME)))]),
+            rdev: node.rdev,
+            content,
+        };
+        tree.insert(path, facts);
+    }
+    let replay = fs.facts().replay.clone();
+    (tree, effort, replay)
+}
+
+const NO_TIME: coldread::fs::Time = coldread::fs::Time { seconds: 0, nanoseconds: 0 };
+
+/// The same of a mounted filesystem.
+fn kernel_tree(root: &Path, dir_times: bool) -> BTreeMap<Vec<u8>, Facts> {
+    let mut tree = BTreeMap::new();
+    let mut todo = vec![root.to_path_buf()];
+    while let Some(path) = todo.pop() {
+        let meta = path.symlink_metadata().unwrap();
+        let kind = FileType::from_mode(meta.mode());
+        let content = match kind {
+            FileType::Symlink => std::fs::read_link(&path).unwrap().into_os_string().into_vec(),
+            FileType::File => {
+                let file = std::fs::File::open(&path).unwrap();
+                ends(meta.size(), |at, buf| file.read_exact_at(buf, at).unwrap())
+            }
+            _ => Vec::new(),
+        };
+        if kind == FileType::Dir {
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let created = meta.created().ok().map(|t| t.duration_since(std::time::UNIX_EPOCH).unwrap());
+        let created = created.map_or((0, 0), |t| (t.as_secs().cast_signed(), t.subsec_nanos().into()));
+        let device = matches!(kind, FileType::Char | FileType::Block);
+        let facts = Facts {
+            kind,
+            mode: meta.mode() & 0o7777,
+            owner: (meta.uid(), meta.gid()),
+            links: u32::try_from(meta.nlink()).unwrap(),
+            size: meta.size(),
+            times: (dir_times || kind != FileType::Dir)
+                .then(|| [(meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()), created]),
+            rdev: device.then(|| {
+                let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+                (u32::try_from(major).unwrap(), u32::try_from(minor).unwrap())
+            }),
+            content,
+        };
+        let name = path.as_os_str().as_bytes()[root.as_os_str().len()..].to_vec();
+        tree.insert(name, facts);
+    }
+    tree
+}
+
+/// Opens `copy` here, lets the kernel recover another copy of it, and compares what both show.
+fn as_the_kernel_shows(case: &str, kind: &str, copy: &Path, dir_times: bool) -> String {
+    let recovered = copy.with_extension("kernel");
+    std::fs::copy(copy, &recovered).unwrap();
+    let (ours, effort, replay) = our_tree(copy, dir_times);
+    let theirs = {
+        let mount = Mount::new(&recovered, kind, "noatime");
+        kernel_tree(mount.path(), dir_times)
+    };
+    let brief = |facts: Option<&Facts>| {
+        facts.map(|f| {
+            format!(
+                "{:?}",
+                Facts { content: f.content[..f.content.len().min(40)].to_vec(), times: f.times, ..*f }
+            )
+        })
+    };
+    for name in ours.keys().chain(theirs.keys()) {
+        let (a, b) = (ours.get(name), theirs.get(name));
+        assert!(a == b, "{case}: {}\n ours   {:?}\n kernel {:?}", name.escape_ascii(), brief(a), brief(b));
+    }
+    let findings = effort.findings().0;
+    assert!(findings.is_empty(), "{case}: {findings:?}");
+    replay.unwrap_or_default()
+}
+
+/// What the kernel's fast commits can record, one piece of work each.
+const FAST: &[(&str, &str)] = &[
+    ("create", "w('new',b'n'*50000); w('d0/new2',b'hi')"),
+    ("mkdir", "os.mkdir('dd'); w('anchor',b'b'); w('dd/f',b'f'*3000); sync('anchor')"),
+    (
+        "rename",
+        "os.rename('d0/x','d0/x2'); sync('d0/x2'); os.rename('d0/y','d0/z'); sync('d0/z'); os.rename('d0/z','zz'); sync('zz')",
+    ),
+    (
+        "unlink",
+        "os.unlink('d0/x'); w('anchor',b'q'); os.unlink('d0/y'); w('anchor',b'qq'); w('reuse',b'r'*5000); os.unlink('d0/gone'); w('d0/gone',b'new')",
+    ),
+    (
+        "link",
+        "os.link('d0/x','lx'); sync('lx'); os.link('d0/x','d0/lx2'); sync('d0/x'); os.unlink('d0/x'); sync('lx')",
+    ),
+    (
+        "truncate",
+        "f=os.open('d0/y',os.O_RDWR); os.ftruncate(f,100); os.fsync(f); os.lseek(f,20000,0); os.write(f,b'tail'*100); os.fsync(f)
+os.ftruncate(f,0); os.fsync(f); os.write(f,b'again'*3000); os.fsync(f)",
+    ),
+    (
+        "unwritten",
+        "f=os.open('fa',os.O_RDWR|os.O_CREAT); os.posix_fallocate(f,0,200000); os.fsync(f); os.pwrite(f,b'm'*9000,50000); os.fsync(f)
+os.pwrite(f,b'end',300000); os.fsync(f)",
+    ),
+    ("attributes", "os.chmod('d0/x',0o711); os.utime('d0/x',ns=(10**17+1,2*10**18+3)); sync('d0/x'); os.chown('d0/y',77,88); sync('d0/y')"),
+    ("many", "for i in range(150): w(f'd0/many{i}',bytes([i])*(i*7+1)); i%3 or os.unlink(f'd0/many{i//2}')" ),
+    ("scattered", "f=os.open('frag',os.O_RDWR|os.O_CREAT)
+for i in range(40): os.pwrite(f,bytes([65+i])*700,i*9000); os.fsync(f)"),
+    ("full-between", "os.symlink('base0','sl'); os.mknod('nod',0o20600,os.makedev(5,1)); os.sync(); w('anchor',b'c'); w('last',b'l'*70000)"),
+];
+
+const FAST_START: &str = r"
+import os,sys
+def sync(p):
+    f=os.open(p,os.O_RDWR); os.fsync(f); os.close(f)
+def w(p,data):
+    f=os.open(p,os.O_RDWR|os.O_CREAT); os.write(f,data); os.fsync(f); os.close(f)
+w('base0',b'z'*10000); os.mkdir('d0')
+for n in 'xyz': w('d0/'+n,n.encode()*4000)
+w('d0/gone',b'g'*100); os.sync(); w('anchor',b'a'); sync('anchor')
+";
+
+/// Fast commits, replayed from their records, against the kernel's replay. The kernel gives directories whose names
+/// changed the time of the mount; those times are not compared.
+#[test]
+fn fast_commits_read_as_the_kernel_replays_them() {
+    if !need(TOOLS) || !need_root() {
+        return;
+    }
+    for (name, work) in FAST {
+        for mkfs in ["-O fast_commit -b 1024", "-O fast_commit -b 4096 -I 512"] {
+            let dir = temp();
+            let script = format!("python3 - <<'END'{FAST_START}{work}\nEND\n");
+            let case = Case { name, mkfs, mount: "", work: &script, proof: &[] };
+            let copy = dirty(dir.path(), &case);
+            let said = as_the_kernel_shows(name, "ext4", &copy, false);
+            eprintln!("{name}: {said}");
+            assert!(said.contains(" fast commits with "), "{name}: {said}");
+        }
     }
 }

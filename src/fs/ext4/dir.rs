@@ -53,7 +53,8 @@ pub(super) struct Blocks {
 impl Blocks {
     /// All blocks of `inode`.
     pub(super) fn new(disk: &Arc<Disk>, inode: &Inode) -> Result<Self> {
-        let end = inode.size.div_ceil(disk.sb.block_size.into());
+        let made = disk.records.made(inode.ino);
+        let end = if made { 0 } else { inode.size.div_ceil(disk.sb.block_size.into()) };
         Ok(Self {
             content: Content::new(Arc::clone(disk), inode.clone(), inode.size)?,
             inode: inode.clone(),

@@ -165,6 +165,23 @@ fn checksum(seed: u32, ino: u32, generation: u32, data: &[u8], has_high: bool) -
     }
 }
 
+/// Puts the right checksum into the raw inode `ino`, where the filesystem has such checksums.
+pub(super) fn seal(sb: &Superblock, ino: u32, raw: &mut [u8]) {
+    if !sb.metadata_csum() {
+        return;
+    }
+    let b = Bytes::new(raw, "ext4 inode");
+    let extra = if raw.len() > OLD_SIZE { b.le16(0x80, "i_extra_isize").unwrap_or(0) } else { 0 };
+    let has_high = OLD_SIZE.saturating_add(extra.into()).min(raw.len()) >= 0x84;
+    let Ok(generation) = b.le32(0x64, "i_generation") else { return };
+    let [a, b, c, d] = checksum(sb.csum_seed, ino, generation, raw, has_high).to_le_bytes();
+    for (at, half) in [(0x7c, [a, b]), (0x82, [c, d])].into_iter().take(if has_high { 2 } else { 1 }) {
+        if let Some(to) = raw.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            *to = half;
+        }
+    }
+}
+
 impl Disk {
     /// Where inode `ino` lies, in bytes from the start of the volume, and whether its group was ever in use.
     pub(super) fn inode_place(&self, ino: u32) -> Result<u64> {

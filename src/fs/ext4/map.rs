@@ -93,6 +93,9 @@ impl Window {
     fn edit(&mut self, edits: &[RangeEdit]) {
         for edit in edits {
             let end = edit.start.saturating_add(edit.len);
+            if end <= self.range.start || edit.start >= self.range.end {
+                continue;
+            }
             let (before, after) = (self.range.start..edit.start, end..self.range.end);
             let kept = |range: &Range<u64>| -> Vec<Extent> {
                 self.extents.iter().filter_map(|e| e.clip(range)).collect()

@@ -38,6 +38,7 @@ use self::content::Content;
 use self::dir::Listing;
 use self::disk::Disk;
 use self::inode::Inode;
+use self::journal::Replayed;
 use self::records::Records;
 use self::superblock::Superblock;
 use super::{
@@ -69,20 +70,27 @@ pub fn open(sources: &[Source], options: &Options) -> Result<Arc<dyn FileSystem>
     let waits = sb.needs_recovery();
     let mut disk = Arc::new(Disk::new(sb, Arc::clone(raw), Records::default(), options));
     if waits && options.replay {
-        let (summary, source) = replay(&disk)?;
+        let (summary, replayed) = replay(&disk)?;
         facts.replay = Some(summary);
-        if let Some(source) = source {
-            let sb = backup::superblock(&source, &options.effort)?;
-            sb.admit()?;
-            disk = Arc::new(Disk::new(sb, source, Records::default(), options));
+        if let Some(replayed) = replayed {
+            let opened = |records| -> Result<Arc<Disk>> {
+                let sb = backup::superblock(&replayed.source, &options.effort)?;
+                sb.admit()?;
+                Ok(Arc::new(Disk::new(sb, Arc::clone(&replayed.source), records, options)))
+            };
+            disk = opened(Records::default())?;
+            if !replayed.fast_commits.is_empty() {
+                let records = journal::logical::apply(&disk, replayed.fast_commits)?;
+                disk = opened(records)?;
+            }
         }
     }
     facts.free = disk.free();
     Ok(Arc::new(Ext4 { disk, facts }))
 }
 
-/// What replay did, in one sentence, and the volume after it where it differs.
-fn replay(disk: &Arc<Disk>) -> Result<(String, Option<Source>)> {
+/// What replay did, in one sentence, and what comes of it where there is something to replay.
+fn replay(disk: &Arc<Disk>) -> Result<(String, Option<Replayed>)> {
     let sb = &disk.sb;
     if sb.journal_inum == 0 {
         let uuid = superblock::uuid_text(&sb.journal_uuid).unwrap_or_default();
@@ -95,8 +103,9 @@ fn replay(disk: &Arc<Disk>) -> Result<(String, Option<Source>)> {
     let inode = journal_inode(disk)?;
     let size = inode.size;
     let journal: Source = Arc::new(Content::new(Arc::clone(disk), inode, size)?);
-    let replayed = journal::replay(&disk.raw, &volume, &journal, &disk.effort)?;
-    Ok((replayed.summary, replayed.changed.then_some(replayed.source)))
+    let mut replayed = journal::replay(&disk.raw, &volume, &journal, &disk.effort)?;
+    let changed = replayed.changed || !replayed.fast_commits.is_empty();
+    Ok((std::mem::take(&mut replayed.summary), changed.then_some(replayed)))
 }
 
 /// The journal's inode, or what the superblock keeps of it (`s_jnl_blocks`) when the inode is damaged.

@@ -22,6 +22,8 @@ pub(super) struct InodeRecord {
     pub(super) ranges: Vec<RangeEdit>,
     /// For a directory: each name that was linked (inode and the type as a directory entry stores it) or unlinked.
     pub(super) names: BTreeMap<Vec<u8>, Option<(u32, u8)>>,
+    /// For a directory: the log made it, and what its blocks hold is none of its names.
+    pub(super) made: bool,
 }
 
 /// All records of the log, by inode.
@@ -35,6 +37,11 @@ impl Records {
     /// The raw inode, when the log has it.
     pub(super) fn inode(&self, ino: u32) -> Option<&[u8]> {
         self.inodes.get(&ino)?.raw.as_deref()
+    }
+
+    /// Whether directory `ino` has no names but those of its record.
+    pub(super) fn made(&self, ino: u32) -> bool {
+        self.inodes.get(&ino).is_some_and(|record| record.made)
     }
 
     /// Changes of the block map of `ino`.

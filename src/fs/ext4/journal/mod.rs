@@ -2,7 +2,8 @@
 //!
 //! Nothing is written: the replayed filesystem is the raw one under an overlay that says of every block which the journal
 //! replaces where its bytes lie in the journal. The three passes are those of fs/jbd2/recovery.c: [`scan`] finds the
-//! end of the log, [`revoke`] what must not be restored, [`replay`] the blocks.
+//! end of the log, [`revoke`] what must not be restored, [`replay`] the blocks. Fast commits are a log of changes and
+//! not of blocks: [`fast_commit`] reads them and [`logical`] keeps what they leave behind as records.
 //!
 //! Where the kernel replays nothing and refuses the mount, the filesystem is shown as it lies, with a finding. Where it
 //! replays a part and then refuses (a transaction with a wrong checksum), that part is applied, with a finding.
@@ -11,7 +12,9 @@
 //! That is no part of the journal and is not done here: orphans stay, and are listed as what they are.
 
 mod checksum;
+mod fast_commit;
 mod log;
+pub(super) mod logical;
 mod replay;
 mod revoke;
 mod scan;
@@ -26,6 +29,7 @@ use crate::block::overlay::Overlay;
 use crate::block::{Locate, Source, read_vec};
 use crate::effort::Effort;
 use crate::error::{Error, Kind, Result};
+pub use fast_commit::Change;
 use log::Log;
 use superblock::{JournalSuperblock, SUPERBLOCK_SIZE};
 
@@ -42,13 +46,16 @@ pub struct Volume {
 }
 
 /// A filesystem as it is after recovery.
+#[derive(Debug)]
 pub struct Replayed {
     /// The volume, with the journal applied.
     pub source: Source,
     /// What was done, in one sentence.
     pub summary: String,
-    /// Whether anything differs from the raw volume.
+    /// Whether `source` differs from the raw volume.
     pub changed: bool,
+    /// What fast commits changed on top of it.
+    pub fast_commits: Vec<Change>,
 }
 
 /// Applies the log in `journal` (the content of the journal inode) to `raw`.
@@ -67,7 +74,7 @@ pub fn replay(raw: &Source, volume: &Volume, journal: &Source, effort: &Effort) 
 fn refused(raw: &Source, error: &Error, effort: &Effort) -> Replayed {
     let summary = format!("not replayed, shown as it lies: {}", error.what());
     effort.find(format!("{}; nothing of the journal is applied", error.what()), error.site().to_vec());
-    Replayed { source: Arc::clone(raw), summary, changed: false }
+    Replayed { source: Arc::clone(raw), summary, changed: false, fast_commits: Vec::new() }
 }
 
 fn attempt(raw: &Source, volume: &Volume, journal: &Source, effort: &Effort) -> Result<Replayed> {
@@ -87,6 +94,7 @@ fn attempt(raw: &Source, volume: &Volume, journal: &Source, effort: &Effort) -> 
             source: Arc::clone(raw),
             summary: format!("nothing to replay: {why}"),
             changed: false,
+            fast_commits: Vec::new(),
         });
     }
     let log = Log { source: Arc::clone(journal), sb };
@@ -112,9 +120,19 @@ fn attempt(raw: &Source, volume: &Volume, journal: &Source, effort: &Effort) -> 
             Vec::new(),
         );
     }
+    let fast = fast_commit::scan(&log, scan.end, effort)?;
+    if fast.commits != 0 {
+        let _ = write!(summary, "; then {} fast commits with {} changes", fast.commits, fast.changes.len());
+    }
+    if let Some(fault) = fast.fault {
+        let what =
+            format!("fast commits are damaged and left out ({fault}); the kernel refuses to mount this");
+        let _ = write!(summary, "; {what}");
+        effort.find(format!("journal: {what}"), Vec::new());
+    }
     let changed = !blocks.patches.is_empty();
     let source = Overlay::new(Arc::clone(raw), u64::from(volume.block_size), blocks.patches)?;
-    Ok(Replayed { source: Arc::new(source), summary, changed })
+    Ok(Replayed { source: Arc::new(source), summary, changed, fast_commits: fast.changes })
 }
 
 /// The rules between a journal and its filesystem (`journal_load_superblock`).
