@@ -80,6 +80,10 @@ pub trait Scope: Send + Sync {
     /// Whether it covers this path of the guest: absolute, resolved, without `.` and `..`.
     fn covers_path(&self, path: &[u8]) -> bool;
 
+    /// Whether a path it covers may lie beneath this directory: it may then be passed through, and what it holds may be
+    /// shown where that is itself covered or leads on.
+    fn leads_through(&self, dir: &[u8]) -> bool;
+
     /// Whether it covers this disk (`disk`, `disk.eph0`, `vda`).
     fn covers_disk(&self, disk: &str) -> bool;
 
@@ -108,6 +112,16 @@ impl<A: Act> Permit<A> {
     /// Whether the path lies within the scope.
     pub fn covers(&self, path: &[u8]) -> bool {
         self.scope.covers_path(path)
+    }
+
+    /// Whether a covered path may lie beneath this directory, so that a walk has to pass through it.
+    pub fn leads_through(&self, dir: &[u8]) -> bool {
+        self.scope.leads_through(dir)
+    }
+
+    /// Whether acts without a path are covered.
+    pub fn whole_disk(&self) -> bool {
+        self.scope.whole_disk()
     }
 
     /// The scope itself.

@@ -111,7 +111,7 @@ pub fn finish(session: Session, opened: &Opened, results: Map<String, Value>, re
         error: result.as_ref().err().map(|error| error.what().to_string()),
         ..Outcome::default()
     };
-    let logged = session.finish(outcome);
+    let logged = session.finish(&outcome);
     let exit = result?;
     logged?;
     Ok(exit)
