@@ -81,8 +81,10 @@ pub trait Scope: Send + Sync {
     fn covers_path(&self, path: &[u8]) -> bool;
 
     /// Whether a path it covers may lie beneath this directory: it may then be passed through, and what it holds may be
-    /// shown where that is itself covered or leads on.
-    fn leads_through(&self, dir: &[u8]) -> bool;
+    /// shown where that is itself covered or leads on. A scope that does not say lets nothing through but what it covers.
+    fn leads_through(&self, dir: &[u8]) -> bool {
+        self.covers_path(dir)
+    }
 
     /// Whether it covers this disk (`disk`, `disk.eph0`, `vda`).
     fn covers_disk(&self, disk: &str) -> bool;
