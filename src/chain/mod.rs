@@ -189,7 +189,7 @@ impl Chain {
         if header.corrupt {
             say("marked corrupt: a program found its tables damaged; what they still say is read");
         }
-        if link.encrypted() {
+        if header.encryption != Encryption::None {
             say("encrypted: its data cannot be read");
         }
         if let Some(error) = snapshots {
