@@ -44,7 +44,7 @@ impl Args {
                 table(disk, context)?.print(&mut out, context.voice.color)?;
             }
         }
-        out.finish()?;
+        out.end()?;
         Ok(Exit::Complete)
     }
 

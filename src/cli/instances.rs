@@ -71,7 +71,7 @@ impl Args {
                 row.note_problems(context);
             }
         }
-        out.finish()?;
+        out.end()?;
         Ok(if rows.iter().any(Row::has_problems) { Exit::Gaps } else { Exit::Complete })
     }
 

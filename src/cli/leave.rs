@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use coldread::case::{self, Leave, Member, Outcome, Request, Session};
 use coldread::error::Result;
-use coldread::permit::Verb;
-use serde_json::{Map, Value};
+use coldread::permit::{self, Verb};
+use coldread::stack::{Time, View};
+use serde_json::{Map, Value, json};
 
-use super::out::Exit;
+use super::out::{Exit, rfc3339};
 use super::source::Opened;
 
 /// Approval options.
@@ -98,15 +99,35 @@ fn members(opened: &Opened) -> Vec<Member> {
     files.filter_map(|file| Some(Member::of(&file.path, &file.file.file().metadata().ok()?))).collect()
 }
 
+/// Hands the paths that were refused to the log.
+pub fn refusals<A: permit::Act>(session: &Session, view: &View<A>) {
+    for path in view.refusals() {
+        session.refused(&path, "outside the approval");
+    }
+}
+
+/// What an act did, for the log.
+#[derive(Default)]
+pub struct Done {
+    /// Numbers of the command's own.
+    pub results: Map<String, Value>,
+    /// The manifest that was written.
+    pub manifest: Option<PathBuf>,
+    /// Digests of what was shown or written, by name.
+    pub digests: Vec<(String, String)>,
+}
+
 /// Writes the outcome of an act and gives its exit, whether it went well or not.
-pub fn finish(session: Session, opened: &Opened, results: Map<String, Value>, result: Result<Exit>) -> Result<Exit> {
+pub fn finish(session: Session, opened: &Opened, done: Done, result: Result<Exit>) -> Result<Exit> {
     let exit = match &result {
         Ok(exit) => *exit,
         Err(error) => Exit::of(error),
     };
     let outcome = Outcome {
         exit: exit.code().into(),
-        results,
+        results: done.results,
+        manifest: done.manifest.filter(|path| path.exists()),
+        digests: done.digests,
         members: members(opened),
         error: result.as_ref().err().map(|error| error.what().to_string()),
         ..Outcome::default()
@@ -115,4 +136,29 @@ pub fn finish(session: Session, opened: &Opened, results: Map<String, Value>, re
     let exit = result?;
     logged?;
     Ok(exit)
+}
+
+/// What a manifest's summary says of the source and of the leave.
+pub fn about<A: permit::Act>(opened: &Opened, session: &Session, view: &View<A>) -> Map<String, Value> {
+    let chain: Vec<_> = opened.stack.files().map(|file| json!({
+        "path": file.path.display().to_string(), "size": file.identity.size, "mtime": time(file.identity.mtime),
+        "inode": file.identity.inode,
+    })).collect();
+    let facts = view.facts();
+    let pairs = [
+        ("source", json!(opened.source)),
+        ("instance", json!(opened.instance.as_ref().map(|i| i.id()))),
+        ("disk", json!(opened.stack.disks().first().map(|disk| &disk.name))),
+        ("volume", json!(view.volume())),
+        ("snapshot", json!(opened.options.snapshot)),
+        ("replay", json!(facts.replay)),
+        ("consistency", json!(opened.consistency())),
+        ("approval", json!(session.approval())),
+        ("chain", json!(chain)),
+    ];
+    pairs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+fn time((seconds, nanoseconds): (i64, i64)) -> String {
+    rfc3339(Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) })
 }

@@ -11,7 +11,7 @@ use coldread::permit::{List, Verb};
 use coldread::stack::{FileType, NameState, Node};
 
 use super::Context;
-use super::leave::{self, Act, LeaveOptions};
+use super::leave::{self, Act, Done, LeaveOptions};
 use super::out::{Exit, Stdout, printable, rfc3339, size};
 use super::source::Source;
 
@@ -64,17 +64,14 @@ impl Args {
         let mut out = Lines { out: Stdout::lock(), args: &self, context, exit: Exit::Complete, line: Vec::new(), entries: 0 };
         let result = session.permit::<List>().and_then(|permit| {
             let view = opened.view(&permit, context)?;
-            list::list(&view, &path, listing, &mut |item| {
-                if let Item::Refused { path } = &item {
-                    session.refused(path, "outside the approval");
-                }
-                out.item(item)
-            })?;
-            out.out.flush_all()?;
-            Ok(out.exit)
+            let listed = list::list(&view, &path, listing, &mut |item| out.item(item));
+            leave::refusals(&session, &view);
+            listed?;
+            out.out.end()?;
+            Ok(out.exit.and(opened.settle(context)?))
         });
         let results = [("entries".to_string(), out.entries.into())].into_iter().collect();
-        leave::finish(session, &opened, results, result)
+        leave::finish(session, &opened, Done { results, ..Done::default() }, result)
     }
 }
 
@@ -99,11 +96,11 @@ impl Lines<'_> {
                 }
                 self.entry(&record)
             }
-            Item::Unreadable { path, inode, kind, error } => {
+            Item::Unreadable { path, spot, kind, error } => {
                 self.exit = self.exit.and(Exit::of_part(&error));
                 if self.context.voice.json {
                     self.line.clear();
-                    record::unreadable(&mut self.line, path, inode, kind, &error);
+                    record::unreadable(&mut self.line, path, &spot, kind, &error);
                     self.line.push(b'\n');
                     return self.out.write(&self.line);
                 }

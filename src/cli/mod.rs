@@ -1,9 +1,14 @@
 //! Floor 10: words in, words out. One file a command; only here is anything printed.
 mod chain;
+mod extract;
 mod instances;
+mod leave;
+mod ls;
 mod out;
+mod progress;
 mod signal;
 mod source;
+mod stat;
 mod volumes;
 
 use std::process::ExitCode;
@@ -70,6 +75,12 @@ enum Command {
     Chain(chain::Args),
     /// Show partitions, logical volumes and filesystems
     Volumes(volumes::Args),
+    /// List a directory
+    Ls(ls::Args),
+    /// Show all metadata of files: times, attributes, ACLs, and where their bytes lie
+    Stat(stat::Args),
+    /// Copy files out, with checksums and a manifest
+    Extract(extract::Args),
 }
 
 /// What every command gets: how to speak, and what can stop it.
@@ -122,5 +133,8 @@ fn run(command: Command, context: &Context) -> Result<Exit> {
         Command::Instances(args) => args.run(context),
         Command::Chain(args) => args.run(context),
         Command::Volumes(args) => args.run(context),
+        Command::Ls(args) => args.run(context),
+        Command::Stat(args) => args.run(context),
+        Command::Extract(args) => args.run(context),
     }
 }

@@ -163,8 +163,8 @@ impl Stdout {
         self.inner.write_all(bytes).map_err(closed)
     }
 
-    /// Ends the output; what could not be written is an error.
-    pub fn finish(mut self) -> Result<()> {
+    /// Writes what is held; what could not be written is an error.
+    pub fn end(&mut self) -> Result<()> {
         self.inner.flush().map_err(closed)
     }
 }

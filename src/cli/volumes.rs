@@ -51,7 +51,7 @@ impl Args {
         if context.voice.json {
             out.json(&Value::Array(all))?;
         }
-        out.finish()?;
+        out.end()?;
         Ok(Exit::Complete)
     }
 }

@@ -21,7 +21,8 @@ use super::manifest::{Manifest, Outcome, now, summary};
 use super::sink::{Dir, Sink};
 use crate::error::{Error, Result};
 use crate::fs::path::Resolved;
-use crate::fs::{NameState, Node, NodeId, Spot};
+use crate::fs::walk::Step;
+use crate::fs::{FileType, NameState, Node, NodeId, Spot};
 use crate::permit::Content;
 use crate::stack::{Guest, View};
 use plan::Plan;
@@ -125,6 +126,23 @@ pub fn to_dir<A: Content>(
     about: &dyn Fn() -> Map<String, Value>,
 ) -> Result<Outcome> {
     guest_to_dir(&view.guest(), paths, dir, about)
+}
+
+/// Bytes of content below `paths`, hard links counted each time: what a progress bar counts towards.
+pub fn total<A: Content>(view: &View<A>, paths: &[&[u8]]) -> Result<u64> {
+    let guest = view.guest();
+    let mut total = 0_u64;
+    for top in wanted(&guest, paths)?.found {
+        let mut walk = guest.walk(top.spot, &top.path);
+        while let Some(step) = walk.next()? {
+            if let Step::Entry { node: Ok(node), .. } = step
+                && node.kind == FileType::File
+            {
+                total = total.saturating_add(node.size);
+            }
+        }
+    }
+    Ok(total)
 }
 
 fn guest_to_dir(

@@ -1,6 +1,6 @@
 //! Names and metadata, as `ls` shows them.
 
-use super::record::Record;
+use super::record::{Extras, Record};
 use crate::error::{Error, Result};
 use crate::fs::walk::Step;
 use crate::fs::{Entry, FileType, NameState, Node, Spot};
@@ -31,8 +31,8 @@ pub enum Item<'i> {
     Unreadable {
         /// The absolute path.
         path: &'i [u8],
-        /// The inode that the directory names.
-        inode: u64,
+        /// The node that the directory names.
+        spot: Spot<'i>,
         /// The type that the directory gives.
         kind: FileType,
         /// Why not.
@@ -91,6 +91,19 @@ pub fn list<A: Act>(view: &View<A>, path: &[u8], how: Listing, visit: &mut Visit
     Ok(())
 }
 
+/// All metadata of one name: `visit` gets its record and what else it has. The last link is followed if `follow` is set.
+pub fn stat<A: Act>(
+    view: &View<A>,
+    path: &[u8],
+    follow: bool,
+    visit: &mut dyn FnMut(&Record<'_>, &Extras) -> Result<()>,
+) -> Result<()> {
+    let found = view.guest().resolve(path, follow)?;
+    let extras = Extras::read(found.spot, &found.node);
+    let target = extras.target.as_deref();
+    visit(&Record { path: &found.path, state: NameState::Live, node: &found.node, target }, &extras)
+}
+
 /// The entries of a directory, and what of it cannot be read.
 fn directory(dir: Spot<'_>) -> Result<(Vec<Entry>, Vec<Error>)> {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
@@ -142,7 +155,7 @@ fn entry(
 ) -> Result<()> {
     let node = match node {
         Ok(node) => node,
-        Err(error) => return visit(Item::Unreadable { path, inode: spot.id.ino, kind, error }),
+        Err(error) => return visit(Item::Unreadable { path, spot, kind, error }),
     };
     let target = match node.kind {
         FileType::Symlink => match spot.fs.link(spot.id) {

@@ -99,8 +99,8 @@ pub struct Extras {
     pub target: Option<Vec<u8>>,
     /// Extended attributes.
     pub attributes: Vec<Attribute>,
-    /// The content of a regular file.
-    pub content: Option<Source>,
+    /// The content of a regular file. Crate-private: who may list may not read.
+    pub(crate) content: Option<Source>,
     /// What could not be read of these, a sentence each.
     pub problems: Vec<Error>,
 }
@@ -120,6 +120,14 @@ impl Extras {
             _ => None,
         };
         Self { target, attributes, content, problems }
+    }
+
+    /// Where the content lies, run by run, down to the host files, in order, until `visit` fails. None is read.
+    pub fn runs(&self, visit: &mut dyn FnMut(trace::Leaf) -> Result<()>) -> Result<()> {
+        match &self.content {
+            Some(content) => trace::walk(&**content, 0..content.len(), visit),
+            None => Ok(()),
+        }
     }
 
     /// What `stat` adds to the object of `ls`. At most `runs` runs are listed; if there are more, `runs_complete` is false.
@@ -263,16 +271,12 @@ pub fn run_state(state: State) -> &'static str {
 /// Runs that `stat` lists at most: a file of as many pieces still has its line.
 pub const STAT_RUNS: usize = 1 << 16;
 
-/// The object of `stat` for a name, at the end of `out`, without a newline. What could not be read is in `problems` there;
-/// gives whether there was nothing of that kind.
-pub fn stat(out: &mut Vec<u8>, path: &[u8], spot: Spot<'_>, node: &Node) -> bool {
-    let extras = Extras::read(spot, node);
+/// The object of `stat` for a name, at the end of `out`, without a newline. What could not be read is in `problems` there.
+pub fn stat(out: &mut Vec<u8>, record: &Record<'_>, extras: &Extras) {
     let mut json = Json::object(out);
-    let record = Record { path, state: NameState::Live, node, target: extras.target.as_deref() };
     record.members(&mut json);
-    extras.members(node, STAT_RUNS, &mut json);
+    extras.members(record.node, STAT_RUNS, &mut json);
     json.end();
-    extras.problems.is_empty()
 }
 
 /// An error with its place in the file's content, for gaps.

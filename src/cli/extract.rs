@@ -1,0 +1,110 @@
+//! `extract`: copies files out, with checksums and a manifest.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use coldread::error::{Error, Result};
+use coldread::evidence::extract;
+use coldread::evidence::manifest::Outcome;
+use coldread::permit::{Extract, Verb};
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::leave::{self, Act, Done, LeaveOptions};
+use super::out::{Exit, size};
+use super::progress::Progress;
+use super::source::Source;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+
+    /// Files and directories, with everything below them
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<OsString>,
+
+    /// Write files, manifest.jsonl and SHA256SUMS into this directory: new, or empty
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["tar", "case"], conflicts_with = "tar")]
+    to: Option<PathBuf>,
+
+    /// Write a pax tar; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    tar: Option<PathBuf>,
+
+    #[command(flatten)]
+    leave: LeaveOptions,
+}
+
+impl Args {
+    pub fn run(self, context: &Context) -> Result<Exit> {
+        let opened = self.source.open(context)?;
+        let paths: Vec<Vec<u8>> = self.paths.iter().map(|path| path.clone().into_vec()).collect();
+        let act = Act {
+            command: "extract",
+            verbs: vec![Verb::Extract],
+            paths: paths.clone(),
+            whole_disk: false,
+            opened: &opened,
+        };
+        let session = self.leave.begin(act)?;
+        let mut results = Map::new();
+        let mut manifest = None;
+        let result = session.permit::<Extract>().and_then(|permit| {
+            let view = opened.view(&permit, context)?;
+            let wanted: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+            let total = if Progress::is_shown(context) { extract::total(&view, &wanted).ok() } else { None };
+            let progress = Progress::start(context, total);
+            let about = || leave::about(&opened, &session, &view);
+            let done = match &self.tar {
+                Some(_) => return Err(Error::unsupported("--tar")),
+                None => {
+                    let dir = self.to.clone().map_or_else(|| session.evidence_dir(), |dir| Ok(Some(dir)))?;
+                    let dir = dir.ok_or_else(|| Error::usage("--to DIR or --tar FILE is needed"))?;
+                    manifest = Some(dir.join("manifest.jsonl"));
+                    extract::to_dir(&view, &wanted, &dir, &about)
+                }
+            };
+            drop(progress);
+            leave::refusals(&session, &view);
+            let outcome = done?;
+            results = json_of(&outcome);
+            say(context, &outcome, manifest.as_deref());
+            Ok(exit(&outcome).and(opened.settle(context)?))
+        });
+        leave::finish(session, &opened, Done { results, manifest, ..Done::default() }, result)
+    }
+}
+
+fn exit(outcome: &Outcome) -> Exit {
+    let gaps = if outcome.gaps > 0 { Exit::Gaps } else { Exit::Complete };
+    gaps.and(if outcome.refused > 0 { Exit::Refused } else { Exit::Complete })
+}
+
+fn json_of(outcome: &Outcome) -> Map<String, Value> {
+    let numbers = [("files", outcome.files), ("bytes", outcome.bytes), ("gaps", outcome.gaps), ("refused", outcome.refused)];
+    numbers.into_iter().map(|(name, number)| (name.to_string(), number.into())).collect()
+}
+
+/// What was done, in a sentence, or as one object.
+fn say(context: &Context, outcome: &Outcome, manifest: Option<&Path>) {
+    if context.voice.json {
+        let mut summary = json_of(outcome);
+        summary.insert("manifest".into(), manifest.map_or(Value::Null, |path| json!(path.display().to_string())));
+        println!("{}", json!({"summary": summary}));
+        return;
+    }
+    let mut text = format!("{} files, {}", outcome.files, size(outcome.bytes));
+    if outcome.gaps > 0 {
+        let _ = write!(text, ", {} gaps", outcome.gaps);
+    }
+    if outcome.refused > 0 {
+        let _ = write!(text, ", {} refused", outcome.refused);
+    }
+    if let Some(path) = manifest {
+        let _ = write!(text, "; manifest: {}", path.display());
+    }
+    context.voice.note(&text);
+}
