@@ -33,7 +33,10 @@ pub fn step(source: &dyn BlockSource, offset: u64, max: u64) -> Result<Leaf> {
     let (mut here, mut at, mut len) = (source, offset, max);
     for _ in 0..DEPTH_MAX {
         let run = here.run_at(at)?;
-        trail.push(Place { source: Arc::clone(here.name()), offset: at });
+        // A replayed journal or a cache keeps the name and the coordinates of what it covers.
+        if trail.last().is_none_or(|last: &Place| last.offset != at || last.source != *here.name()) {
+            trail.push(Place { source: Arc::clone(here.name()), offset: at });
+        }
         len = len.min(run.len);
         match run.origin {
             Origin::At { source: below, offset: there } => (here, at) = (below, there),

@@ -84,7 +84,12 @@ fn exit(outcome: &Outcome) -> Exit {
 }
 
 fn json_of(outcome: &Outcome) -> Map<String, Value> {
-    let numbers = [("files", outcome.files), ("bytes", outcome.bytes), ("gaps", outcome.gaps), ("refused", outcome.refused)];
+    let numbers = [
+        ("files", outcome.files),
+        ("bytes", outcome.bytes),
+        ("gaps", outcome.gaps),
+        ("refused", outcome.refused),
+    ];
     numbers.into_iter().map(|(name, number)| (name.to_string(), number.into())).collect()
 }
 
@@ -92,7 +97,10 @@ fn json_of(outcome: &Outcome) -> Map<String, Value> {
 fn say(context: &Context, outcome: &Outcome, manifest: Option<&Path>) {
     if context.voice.json {
         let mut summary = json_of(outcome);
-        summary.insert("manifest".into(), manifest.map_or(Value::Null, |path| json!(path.display().to_string())));
+        summary.insert(
+            "manifest".into(),
+            manifest.map_or(Value::Null, |path| json!(path.display().to_string())),
+        );
         println!("{}", json!({"summary": summary}));
         return;
     }

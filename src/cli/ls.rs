@@ -61,7 +61,14 @@ impl Args {
         };
         let session = self.leave.begin(act)?;
         let listing = Listing { recursive: self.recursive, itself: self.directory, deleted: self.deleted };
-        let mut out = Lines { out: Stdout::lock(), args: &self, context, exit: Exit::Complete, line: Vec::new(), entries: 0 };
+        let mut out = Lines {
+            out: Stdout::lock(),
+            args: &self,
+            context,
+            exit: Exit::Complete,
+            line: Vec::new(),
+            entries: 0,
+        };
         let result = session.permit::<List>().and_then(|permit| {
             let view = opened.view(&permit, context)?;
             let listed = list::list(&view, &path, listing, &mut |item| out.item(item));
@@ -91,7 +98,11 @@ impl Lines<'_> {
             Item::Entry { record, depth } => {
                 self.entries += 1;
                 // As `ls` does: the directory that was named is not one of its own entries.
-                if depth == 0 && record.node.kind == FileType::Dir && !self.args.directory && !self.context.voice.json {
+                if depth == 0
+                    && record.node.kind == FileType::Dir
+                    && !self.args.directory
+                    && !self.context.voice.json
+                {
                     return Ok(());
                 }
                 self.entry(&record)
@@ -128,7 +139,8 @@ impl Lines<'_> {
             return self.out.write(&self.line);
         }
         let full = self.args.recursive || self.args.directory || self.args.deleted;
-        let name = if full { record.path } else { record.path.rsplit(|b| *b == b'/').next().unwrap_or(record.path) };
+        let name =
+            if full { record.path } else { record.path.rsplit(|b| *b == b'/').next().unwrap_or(record.path) };
         let mut text = printable(&escape(name));
         if record.state == NameState::Deleted {
             text.push_str(" (deleted)");
@@ -151,7 +163,13 @@ impl Lines<'_> {
             None => node.size.to_string(),
         };
         let time = node.mtime.map_or("-".to_string(), rfc3339);
-        format!("{} {:>3} {:>5} {:>5} {size:>10} {time:<30}", permissions(node), node.nlink, node.uid, node.gid)
+        format!(
+            "{} {:>3} {:>5} {:>5} {size:>10} {time:<30}",
+            permissions(node),
+            node.nlink,
+            node.uid,
+            node.gid
+        )
     }
 }
 

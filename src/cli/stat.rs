@@ -105,17 +105,35 @@ fn text(record: &Record<'_>, extras: &Extras) -> Result<String> {
     if let Some((major, minor)) = node.rdev {
         let _ = write!(text, "  Device: {major}:{minor}");
     }
-    let _ = write!(text, "\n  Mode: {:04o} {}  Uid: {}  Gid: {}", node.mode, permissions(node), node.uid, node.gid);
+    let _ = write!(
+        text,
+        "\n  Mode: {:04o} {}  Uid: {}  Gid: {}",
+        node.mode,
+        permissions(node),
+        node.uid,
+        node.gid
+    );
     if !node.flags.is_empty() {
         let _ = write!(text, "\n Flags: {}", node.flags.join(" "));
     }
-    let _ = write!(text, "\nAccess: {}\nModify: {}\nChange: {}", time(node.atime), time(node.mtime), time(node.ctime));
+    let _ = write!(
+        text,
+        "\nAccess: {}\nModify: {}\nChange: {}",
+        time(node.atime),
+        time(node.mtime),
+        time(node.ctime)
+    );
     let _ = write!(text, "\n Birth: {}", time(node.crtime));
     if node.dtime.is_some() {
         let _ = write!(text, "\nDelete: {}", time(node.dtime));
     }
     for attribute in &extras.attributes {
-        let _ = write!(text, "\n Xattr: {}={}", printable(&escape(&attribute.name)), printable(&escape(&attribute.value)));
+        let _ = write!(
+            text,
+            "\n Xattr: {}={}",
+            printable(&escape(&attribute.name)),
+            printable(&escape(&attribute.value))
+        );
     }
     if let Ok(acl) = acl::text(node, &extras.attributes) {
         for line in acl.lines().filter(|line| !line.is_empty()) {
@@ -143,7 +161,13 @@ fn run(leaf: &Leaf) -> String {
         let _ = write!(text, " = {}+{:#x}", printable(&place.source), place.offset);
     }
     if let Some((source, range)) = leaf.inputs.first() {
-        let _ = write!(text, " from {}+{:#x} ({} bytes)", printable(source), range.start, range.end - range.start);
+        let _ = write!(
+            text,
+            " from {}+{:#x} ({} bytes)",
+            printable(source),
+            range.start,
+            range.end - range.start
+        );
     }
     text
 }
