@@ -5,6 +5,7 @@
 pub mod acl;
 mod chunks;
 mod copy;
+pub mod export;
 pub mod extract;
 pub mod hash;
 pub mod json;

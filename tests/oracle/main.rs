@@ -8,4 +8,5 @@ mod images;
 mod journal;
 mod locks;
 mod nbd_client;
+mod nbd_server;
 mod volumes;

@@ -234,10 +234,12 @@ fn a_bad_sector_is_named_and_nothing_else_is_lost() {
         raw.display()
     );
     for (i, sector) in [1001, 1002, 2000].iter().enumerate() {
-        options += &format!(
-            ",file.inject-error.{i}.event=none,file.inject-error.{i}.iotype=read,file.inject-error.{i}.errno=5,\
-             file.inject-error.{i}.sector={sector}"
-        );
+        let error = format!("file.inject-error.{i}");
+        options = [
+            options,
+            format!("{error}.event=none,{error}.iotype=read,{error}.errno=5,{error}.sector={sector}"),
+        ]
+        .join(",");
     }
     let _server =
         serve("qemu-nbd", &["-r", "-t", "-k", socket.to_str().unwrap(), "--image-opts", &options], &socket);

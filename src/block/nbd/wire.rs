@@ -101,6 +101,10 @@ pub mod cmd {
     pub const DISC: u16 = 2;
     /// Flush.
     pub const FLUSH: u16 = 3;
+    /// Discard.
+    pub const TRIM: u16 = 4;
+    /// Write zeros.
+    pub const WRITE_ZEROES: u16 = 6;
     /// Tell the metadata of a range.
     pub const BLOCK_STATUS: u16 = 7;
     /// Flag: the reply to a read is one chunk.
