@@ -169,6 +169,12 @@ impl Chain {
             let found = find::find(gate, &name, &directory, &link.file.identity, effort)
                 .map_err(|error| error.context(format!("data file of {}", link.file.path.display())))?;
             self.refuse_loop(&found.admitted)?;
+            if found.admitted.identity.is_same(&link.file.identity) {
+                return Err(Error::corrupt(format!(
+                    "{}: its own data file, a loop",
+                    link.file.path.display()
+                )));
+            }
             qcow2 = qcow2.with_data_file(Arc::<crate::block::file::HostFile>::clone(&found.admitted.file));
             link.data_file = Some(found.admitted);
         }

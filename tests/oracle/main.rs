@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod gate;
 mod images;
 mod journal;
 mod locks;
