@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use coldread::block::BlockSource;
 use coldread::block::cache::Cache;
 use coldread::chain::gate::{Gate, Root};
 use coldread::chain::{self, Chain, Format, FormatFrom};

@@ -119,7 +119,7 @@ fn possible(case: &[usize; 6]) -> bool {
     !(old && (is(2, "zstd") || extended || !is(5, "inside")))
         && !(extended && (is(1, "512") || is(1, "4k")))
         && (is(2, "plain") || is(5, "inside"))
-        && !(is(5, "outside raw") && !is(4, "alone"))
+        && (!is(5, "outside raw") || is(4, "alone"))
 }
 
 /// Cases such that every possible pair of values is in one of them; all cases with `COLDREAD_FULL`.
