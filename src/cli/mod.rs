@@ -3,6 +3,7 @@ mod chain;
 mod extract;
 mod instances;
 mod leave;
+mod live;
 mod ls;
 mod out;
 mod progress;
@@ -81,6 +82,10 @@ enum Command {
     Stat(stat::Args),
     /// Copy files out, with checksums and a manifest
     Extract(extract::Args),
+    /// List live instances; show and put back what coldread paused
+    Live(live::Args),
+    #[command(hide = true)]
+    Watchdog(live::Watchdog),
 }
 
 /// What every command gets: how to speak, and what can stop it.
@@ -136,5 +141,7 @@ fn run(command: Command, context: &Context) -> Result<Exit> {
         Command::Ls(args) => args.run(context),
         Command::Stat(args) => args.run(context),
         Command::Extract(args) => args.run(context),
+        Command::Live(args) => args.run(context),
+        Command::Watchdog(args) => args.run(),
     }
 }

@@ -20,9 +20,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Starts to listen. virsh does not say when it has registered; it first answers `domuuid` on the same connection.
-    pub fn start(client: &Client, uuid: &str, within: Duration) -> Result<Self> {
-        let line = format!("domuuid '{uuid}'; event --domain '{uuid}' --event lifecycle --loop --timestamp");
+    /// Starts to listen. virsh does not say when it has registered; it first answers `domstate` on the same connection.
+    /// It ends by itself after `longest`, should nobody be left to end it.
+    pub fn start(client: &Client, uuid: &str, longest: Duration, within: Duration) -> Result<Self> {
+        let line = format!(
+            "domstate '{uuid}'; event --domain '{uuid}' --event lifecycle --loop --timestamp --timeout {}",
+            longest.as_secs().max(1)
+        );
         let mut process = client.spawn(&[&line], Stdio::null())?;
         let out =
             process.child.stdout.take().ok_or_else(|| Error::new(Kind::Io, "virsh event: no output"))?;
@@ -44,7 +48,7 @@ impl Listener {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match listener.lines.recv_timeout(left) {
-                Ok(text) if text.trim().eq_ignore_ascii_case(uuid) => break,
+                Ok(text) if !text.trim().is_empty() => break,
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::new(Kind::Io, "virsh event gave no sign within its time"));

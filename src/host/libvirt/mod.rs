@@ -6,9 +6,12 @@
 
 pub mod events;
 pub mod session;
+#[cfg(test)]
+pub mod sim;
 pub mod virsh;
 pub mod xml;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,8 +43,9 @@ pub trait Host: Send {
     /// What was written and flushed so far.
     fn counters(&mut self, uuid: &str) -> Result<Counters>;
 
-    /// Pauses the vCPUs. Succeeds as well where they are paused already: look at the events.
-    fn suspend(&mut self, uuid: &str) -> Result<()>;
+    /// Pauses the vCPUs and gives the state just before, asked in the same breath: the pause can only be ours where that was
+    /// running, since pausing succeeds as well where they are paused already.
+    fn suspend(&mut self, uuid: &str) -> Result<State>;
 
     /// Lets the vCPUs run. Fails where they run already.
     fn resume(&mut self, uuid: &str) -> Result<()>;
@@ -52,8 +56,11 @@ pub trait Host: Send {
     /// Ends the job that runs on the domain.
     fn job_abort(&mut self, uuid: &str) -> Result<()>;
 
-    /// Starts to listen to the domain's lifecycle. What happens after this returns is told.
-    fn events(&mut self, uuid: &str) -> Result<Box<dyn Events>>;
+    /// Starts to listen to the domain's lifecycle. What happens after this returns is told, for `longest` at most.
+    fn events(&mut self, uuid: &str, longest: Duration) -> Result<Box<dyn Events>>;
+
+    /// The longest that each further call may take, and what else ends the wait for its answer.
+    fn set_limits(&mut self, within: Duration, patience: &session::Patience);
 }
 
 /// Lifecycle events of one domain.
@@ -115,10 +122,12 @@ pub struct Counters {
     pub writes: u64,
     /// Flush requests, all disks together.
     pub flushes: u64,
+    /// The sizes of the disks in bytes, by target.
+    pub sizes: BTreeMap<String, u64>,
 }
 
 /// A domain as its live XML describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Domain {
     /// libvirt's number; none where it does not run.
     pub id: Option<u32>,

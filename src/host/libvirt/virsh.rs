@@ -27,16 +27,6 @@ impl Virsh {
         Self { client, session: None, within: WITHIN, patience: Patience::default() }
     }
 
-    /// The longest that any call may take.
-    pub fn set_within(&mut self, within: Duration) {
-        self.within = within;
-    }
-
-    /// What else ends the wait for an answer.
-    pub fn set_patience(&mut self, patience: Patience) {
-        self.patience = patience;
-    }
-
     /// One command in the session; a session that broke is replaced with the next call.
     fn run(&mut self, line: &str) -> Result<Result<String, String>> {
         let mut session = match self.session.take() {
@@ -138,8 +128,10 @@ impl Host for Virsh {
         Ok(parse_counters(&self.ask(&format!("domstats --block {}", quoted(uuid)?))?))
     }
 
-    fn suspend(&mut self, uuid: &str) -> Result<()> {
-        self.tell(&format!("suspend {}", quoted(uuid)?)).map(drop)
+    fn suspend(&mut self, uuid: &str) -> Result<State> {
+        let uuid = quoted(uuid)?;
+        let text = self.tell(&format!("domstate --reason {uuid}; suspend {uuid}"))?;
+        parse_state(&text).ok_or_else(|| no_state(&text))
     }
 
     fn resume(&mut self, uuid: &str) -> Result<()> {
@@ -155,9 +147,18 @@ impl Host for Virsh {
         self.tell(&format!("domjobabort {}", quoted(uuid)?)).map(drop)
     }
 
-    fn events(&mut self, uuid: &str) -> Result<Box<dyn Events>> {
-        Ok(Box::new(Listener::start(&self.client, uuid, self.within)?))
+    fn events(&mut self, uuid: &str, longest: Duration) -> Result<Box<dyn Events>> {
+        Ok(Box::new(Listener::start(&self.client, uuid, longest, self.within)?))
     }
+
+    fn set_limits(&mut self, within: Duration, patience: &Patience) {
+        self.within = within;
+        self.patience = patience.clone();
+    }
+}
+
+fn no_state(text: &str) -> Error {
+    Error::new(Kind::Io, format!("virsh domstate: {text:?} is no state"))
 }
 
 /// `running (booted)`, or the state alone.
@@ -183,13 +184,19 @@ fn parse_job(text: &str) -> Option<String> {
 /// `block.0.wr.reqs=12` and `block.0.fl.reqs=3`, summed over the disks. Lines of backing images have other names.
 fn parse_counters(text: &str) -> Counters {
     let mut counters = Counters::default();
+    let mut target = "";
     for line in text.lines() {
         let Some((name, value)) = line.trim().split_once('=') else { continue };
+        if name.starts_with("block.") && name.ends_with(".name") {
+            target = value;
+        }
         let Ok(value) = value.parse::<u64>() else { continue };
         if name.starts_with("block.") && name.ends_with(".wr.reqs") {
             counters.writes = counters.writes.saturating_add(value);
         } else if name.starts_with("block.") && name.ends_with(".fl.reqs") {
             counters.flushes = counters.flushes.saturating_add(value);
+        } else if name.starts_with("block.") && name.ends_with(".capacity") {
+            counters.sizes.insert(target.to_owned(), value);
         }
     }
     counters
@@ -217,9 +224,10 @@ mod tests {
 
     #[test]
     fn counters_of_all_disks() {
-        let text =
-            "Domain: 'x'\n  block.count=2\n  block.0.wr.reqs=12\n  block.0.fl.reqs=3\n  block.1.wr.reqs=1\n";
-        assert_eq!(parse_counters(text), Counters { writes: 13, flushes: 3 });
+        let text = "Domain: 'x'\n  block.count=2\n  block.0.name=vda\n  block.0.wr.reqs=12\n  block.0.fl.reqs=3\n  \
+                    block.0.capacity=2147483648\n  block.1.name=vdb\n  block.1.wr.reqs=1\n";
+        let sizes = [("vda".to_owned(), 2 << 30)].into();
+        assert_eq!(parse_counters(text), Counters { writes: 13, flushes: 3, sizes });
     }
 
     #[test]
