@@ -3,13 +3,16 @@
 //! Every verb takes a [`View`](crate::stack::View), which holds the permit, and callbacks or outputs; nothing here prints.
 
 pub mod acl;
-mod chunks;
+pub mod chunks;
 mod copy;
 pub mod export;
 pub mod extract;
 pub mod hash;
+pub mod image;
 pub mod json;
 pub mod list;
 pub mod manifest;
 pub mod record;
 mod sink;
+pub mod tar;
+mod tour;

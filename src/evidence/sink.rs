@@ -175,6 +175,25 @@ fn shortened(name: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The name of a guest's path in a tar: without the slash before it, with one after a directory. A name that would lead elsewhere when
+/// it is unpacked is escaped.
+pub fn tar_name(path: &[u8], is_dir: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len() + 1);
+    for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+        if !out.is_empty() {
+            out.push(b'/');
+        }
+        if part == b"." || part == b".." { out.extend(escaped(part)) } else { out.extend_from_slice(part) }
+    }
+    if out.is_empty() {
+        out.push(b'.');
+    }
+    if is_dir {
+        out.push(b'/');
+    }
+    out
+}
+
 /// `name` below `dir`.
 pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(dir.len() + 1 + name.len());
