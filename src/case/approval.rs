@@ -217,6 +217,7 @@ fn judge_file(question: &Question<'_>, file: &Path) -> Result<Granted> {
         ));
     }
     let signers = signers(question, &signed, file).map_err(named)?;
+    let grant = signed.grant(signers);
     let document = signed.document;
     Ok(Granted {
         scope: Arc::new(Rules::of(&document).map_err(Error::refused)?),
@@ -224,39 +225,56 @@ fn judge_file(question: &Question<'_>, file: &Path) -> Result<Granted> {
         max_pause: document.max_pause,
         source_digest: document.source_digest.clone(),
         file: Some(file.to_path_buf()),
-        grant: Grant::Signed {
-            document: signed.digest,
-            nonce: document.nonce,
-            ticket: document.ticket,
-            reason: document.reason,
-            requester: document.requester,
+        grant,
+    })
+}
+
+impl Document {
+    /// Whether it holds at `now`, as far as time goes.
+    ///
+    /// # Errors
+    /// Refused: not yet, no more, or for longer than the policy lets one run.
+    pub fn holds(&self, policy: &Policy, now: Timestamp) -> Result<()> {
+        if now < self.not_before {
+            return Err(Error::refused(format!("it does not hold before {}", self.not_before)));
+        }
+        if now >= self.expires {
+            return Err(Error::refused(format!("it expired at {}", self.expires)));
+        }
+        let age = self.expires.duration_since(self.not_before).unsigned_abs();
+        match policy.max_age {
+            Some(longest) if age > longest => Err(Error::refused(format!(
+                "it runs for {}, and the policy's max_age is {}",
+                span::show(age),
+                span::show(longest)
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Signed {
+    /// What rests on the document once these people have signed it.
+    pub(in crate::case) fn grant(&self, signers: Vec<Signer>) -> Grant {
+        let document = &self.document;
+        Grant::Signed {
+            document: self.digest.clone(),
+            nonce: document.nonce.clone(),
+            ticket: document.ticket.clone(),
+            reason: document.reason.clone(),
+            requester: document.requester.clone(),
             signers,
             expires: document.expires,
-        },
-    })
+        }
+    }
 }
 
 /// Whether the document is for this act, apart from its paths, which are judged one by one.
 fn covers(question: &Question<'_>, document: &Document) -> Result<()> {
-    let (request, now) = (question.request, question.now);
-    if now < document.not_before {
-        return Err(Error::refused(format!("it does not hold before {}", document.not_before)));
-    }
-    if now >= document.expires {
-        return Err(Error::refused(format!("it expired at {}", document.expires)));
-    }
-    let age = document.expires.duration_since(document.not_before);
-    if let Some(longest) = question.policy.max_age
-        && age.unsigned_abs() > longest
-    {
-        return Err(Error::refused(format!(
-            "it runs for {}, and the policy's max_age is {}",
-            span::show(age.unsigned_abs()),
-            span::show(longest)
-        )));
-    }
+    let request = question.request;
+    document.holds(question.policy, question.now)?;
     match &request.instance {
-        Some(instance) if *instance != document.instance => {
+        Some(instance) if !instance.eq_ignore_ascii_case(&document.instance) => {
             return Err(Error::refused(format!(
                 "it is for instance {}, and this is {instance}",
                 document.instance
@@ -308,7 +326,8 @@ fn verb_refused(verb: Verb, covered: &[Verb]) -> Error {
 
 /// Who signed a document, if they suffice.
 fn signers(question: &Question<'_>, signed: &Signed, file: &Path) -> Result<Vec<Signer>> {
-    let opinion = examine(question.policy, question.operator, signed, file, question.now)?;
+    let runs_it = question.operator.principals(question.policy);
+    let opinion = examine(question.policy, &runs_it, signed, file, question.now)?;
     opinion.enough(question.policy.approvers)
 }
 
@@ -351,10 +370,11 @@ fn people(number: u32) -> String {
     if number == 1 { "1 person".into() } else { format!("{number} people") }
 }
 
-/// Judges the signatures beside a document: `FILE.sig` and `FILE.<name>.sig`.
+/// Judges the signatures beside a document, `FILE.sig` and `FILE.<name>.sig`, as of `at`. `runs_it` are the names, in
+/// lower case, of whoever does the act: they cannot approve it.
 pub fn examine(
     policy: &Policy,
-    operator: &Operator,
+    runs_it: &BTreeSet<String>,
     signed: &Signed,
     file: &Path,
     at: Timestamp,
@@ -363,7 +383,6 @@ pub fn examine(
     let mut standing: Vec<Standing> = Vec::new();
     let mut rejected = Vec::new();
     let requester = policy.names_of(&signed.document.requester);
-    let operator = operator.principals(policy);
     for path in signature_files(file)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let judged = judge.signature(&signed.bytes, &path).and_then(|mut judged| {
@@ -372,7 +391,7 @@ pub fn examine(
                 let who = signer.principal.to_lowercase();
                 if requester.contains(&who) {
                     why = format!("{} asked for it and cannot approve it", signer.principal);
-                } else if operator.contains(&who) {
+                } else if runs_it.contains(&who) {
                     why = format!("{} is running this and cannot approve it", signer.principal);
                 } else {
                     return true;

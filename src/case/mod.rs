@@ -32,10 +32,14 @@ mod directory;
 mod lines;
 mod operator;
 pub mod policy;
+mod ratify;
 mod record;
+pub mod report;
 mod session;
 pub mod span;
+mod story;
 mod tool;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -48,7 +52,9 @@ use serde_json::{Map, Value};
 pub use directory::{Case, Facts};
 pub use operator::Operator;
 pub use policy::{Policy, SYSTEM_POLICY};
+pub use ratify::ratify;
 pub use session::{Session, begin};
+pub use story::summary;
 
 use crate::permit::Verb;
 

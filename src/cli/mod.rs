@@ -1,9 +1,12 @@
 //! Floor 10: words in, words out. One file a command; only here is anything printed.
+mod approval;
+mod case;
 mod chain;
 mod extract;
 mod instances;
 mod leave;
 mod live;
+mod log;
 mod ls;
 mod out;
 mod progress;
@@ -86,6 +89,12 @@ enum Command {
     Live(live::Args),
     #[command(hide = true)]
     Watchdog(live::Watchdog),
+    /// Open, show, verify, report on and close cases
+    Case(case::Args),
+    /// Write approvals for people to sign, and judge their signatures
+    Approval(approval::Args),
+    /// Show, verify and prove the audit log
+    Log(log::Args),
 }
 
 /// What every command gets: how to speak, and what can stop it.
@@ -143,5 +152,8 @@ fn run(command: Command, context: &Context) -> Result<Exit> {
         Command::Extract(args) => args.run(context),
         Command::Live(args) => args.run(context),
         Command::Watchdog(args) => args.run(),
+        Command::Case(args) => args.run(context),
+        Command::Approval(args) => args.run(context),
+        Command::Log(args) => args.run(context),
     }
 }

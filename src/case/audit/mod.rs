@@ -9,12 +9,14 @@ pub mod checkpoint;
 mod line;
 mod log;
 pub mod merkle;
+mod place;
 pub mod proof;
 mod sinks;
 pub mod verify;
 
 pub use line::{Head, Kind};
 pub use log::{Appended, Log};
+pub use place::place;
 pub use sinks::Sinks;
 
 use crate::error::Result;
