@@ -296,8 +296,10 @@ fn table(
         return;
     }
     let head = head.join("</th><th>");
-    let _ =
-        write!(page, "<h4>{title}</h4><div class=\"scroll\"><table><thead><tr><th>{head}</th></tr></thead><tbody>");
+    let _ = write!(
+        page,
+        "<h4>{title}</h4><div class=\"scroll\"><table><thead><tr><th>{head}</th></tr></thead><tbody>"
+    );
     for row in rows.iter().take(ROWS) {
         page.push_str("<tr>");
         for cell in cells(row) {
