@@ -5,6 +5,7 @@
 mod support;
 
 mod gate;
+mod ext4;
 mod images;
 mod journal;
 mod locks;

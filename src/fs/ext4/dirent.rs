@@ -78,11 +78,8 @@ impl Layout {
     pub(super) fn entry(self, block: &[u8], at: usize) -> Result<DirEntry<'_>> {
         let b = Bytes::new(block, "ext4 directory block");
         let rec_len = self.rec_len(b.le16(at.saturating_add(4), "rec_len")?);
-        let name_len = if self.filetype {
-            usize::from(b.u8(at.saturating_add(6), "name_len")?)
-        } else {
-            usize::from(b.le16(at.saturating_add(6), "name_len")?)
-        };
+        // Without filetype the length has 16 bits, of which the upper eight are 0 (names have 255 bytes at most).
+        let name_len = usize::from(b.u8(at.saturating_add(6), "name_len")?);
         let room = block.len().saturating_sub(at);
         let least = HEAD.saturating_add(name_len).next_multiple_of(4).max(TAIL_LEN);
         if rec_len % 4 != 0 || rec_len < least || rec_len > room {
