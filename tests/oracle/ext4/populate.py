@@ -52,6 +52,9 @@ with open(b"sparse", "wb") as f:
         f.seek(at)
         f.write(b"here %d" % at)
     f.truncate(50_000_001)
+    if small:
+        # mke2fs 1.47.0 ends a copy with the last block of data.
+        os.pwrite(f.fileno(), b"!", 50_000_000)
 with open(b"huge", "wb", buffering=0) as f:
     # More than fits into the inode: a file that grows from there by truncation alone is damaged by kernels to 6.18.
     f.write(b"begin" * 1000)
@@ -72,7 +75,7 @@ with open(b"pieces", "wb") as f:
         f.seek(2 * i * block)
         f.write(random.randbytes(block))
 with open(b"unwritten", "wb") as f:
-    if attempt(os.posix_fallocate, f.fileno(), 0, 400_000) is None:
+    if not small and attempt(os.posix_fallocate, f.fileno(), 0, 400_000) is None:
         f.seek(100_000)
         f.write(b"written" * 1000)
 with open(b"punched", "wb") as f:
