@@ -4,8 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod gate;
 mod ext4;
+mod gate;
 mod images;
 mod journal;
 mod locks;

@@ -58,7 +58,7 @@ with open(b"sparse", "wb") as f:
 with open(b"huge", "wb", buffering=0) as f:
     # More than fits into the inode: a file that grows from there by truncation alone is damaged by kernels to 6.18.
     f.write(b"begin" * 1000)
-    for size in (1 << 40, 1 << 34, 1 << 33):
+    for size in (1 << 30,) if small else (1 << 40, 1 << 34, 1 << 33):
         try:
             f.truncate(size)
         except OSError as error:
