@@ -89,7 +89,7 @@ fn overview(page: &mut String, model: &Model) {
     };
     let files: usize =
         model.files.iter().map(|f| f.listed.len() + usize::try_from(f.more).unwrap_or(0)).sum();
-    let paused: f64 = model.pauses().filter_map(|(_, pause)| seconds(pause)).sum();
+    let paused = model.pauses().filter_map(|(_, pause)| seconds(pause)).fold(0.0, |a: f64, b| a + b);
     let waiting = runs.iter().filter(|run| run.is_break_glass() && run.ratified.is_none()).count();
     page.push_str("<section class=\"cards\">");
     let mut card = |number: &str, what: &str, bad: bool| {
@@ -111,43 +111,51 @@ fn overview(page: &mut String, model: &Model) {
     page.push_str("</section>");
 }
 
+/// One row for each person and document, with the lines of the log that rest on it.
 fn approvals(page: &mut String, model: &Model) {
-    page.push_str("<section><h2>By whose leave</h2><div class=\"scroll\"><table><thead><tr><th>Line</th><th>Command</th><th>Approved by</th><th>Key or statement</th><th>Ticket</th><th>Reason</th></tr></thead><tbody>");
-    let mut row = |line: &Value, command: &str, who: &str, key: &str, grant: &Value| {
-        let _ = write!(
-            page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"hash\">{}</td><td>{}</td><td>{}</td></tr>",
-            line["seq"],
-            Safe(command),
-            Safe(who),
-            Safe(key),
-            Safe(text(grant, "/ticket")),
-            Safe(text(grant, "/reason"))
-        );
+    let mut rows: Vec<([String; 4], Vec<String>)> = Vec::new();
+    let mut add = |cells: [String; 4], line: String| match rows.iter_mut().find(|(known, _)| *known == cells)
+    {
+        Some((_, lines)) => lines.push(line),
+        None => rows.push((cells, vec![line])),
     };
-    let mut grant_rows = |line: &Value, command: &str| {
-        let grant = &line["grant"];
+    let mut grant_rows = |line: &Value, what: &str| {
+        let (grant, at) = (&line["grant"], format!("{}{what}", line["seq"]));
+        let cells = |who: &str, key: String| {
+            [who.to_string(), key, text(grant, "/ticket").to_string(), text(grant, "/reason").to_string()]
+        };
         match text(grant, "/kind") {
             "signed" => {
                 for signer in list(grant, "/signers") {
-                    let key = format!(
-                        "{} {} · document {}",
-                        text(signer, "/key_type"),
-                        text(signer, "/fingerprint"),
-                        text(grant, "/document")
-                    );
-                    row(line, command, text(signer, "/principal"), &key, grant);
+                    let (kind, key) = (text(signer, "/key_type"), text(signer, "/fingerprint"));
+                    let key = format!("{kind} {key} · document {}", text(grant, "/document"));
+                    add(cells(text(signer, "/principal"), key), at.clone());
                 }
             }
-            "break-glass" => row(line, command, "nobody: emergency", "break-glass", grant),
-            _ => row(line, command, text(grant, "/approved_by"), "stated, not signed", grant),
+            "break-glass" => add(cells("nobody: emergency", "break-glass".into()), at),
+            _ => add(cells(text(grant, "/approved_by"), "stated, not signed".into()), at),
         }
     };
     for run in &model.story.runs {
-        grant_rows(&run.intent, text(&run.intent, "/command"));
+        grant_rows(&run.intent, "");
         if let Some(line) = &run.ratified {
-            grant_rows(line, &format!("{} (ratified)", text(&run.intent, "/command")));
+            grant_rows(line, " (ratifies)");
         }
+    }
+    page.push_str(
+        "<section><h2>By whose leave</h2><div class=\"scroll\"><table><thead><tr><th>Approved by</th>\
+         <th>Key or statement</th><th>Ticket</th><th>Reason</th><th>Lines</th></tr></thead><tbody>",
+    );
+    for ([who, key, ticket, reason], lines) in &rows {
+        let _ = write!(
+            page,
+            "<tr><td><bdi>{}</bdi></td><td class=\"hash\">{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            Safe(who),
+            Safe(key),
+            Safe(ticket),
+            Safe(reason),
+            Safe(&lines.join(", "))
+        );
     }
     page.push_str("</tbody></table></div></section>");
 }

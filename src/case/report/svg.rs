@@ -145,8 +145,11 @@ fn short(label: &str) -> String {
 
 /// A point on the axis, as fine as the axis is long.
 fn label(at: f64, span: f64) -> String {
-    #[allow(clippy::cast_possible_truncation, reason = "seconds of a year that has four digits")]
-    let Ok(at) = Timestamp::from_second(at as i64) else { return String::new() };
+    #[allow(clippy::cast_possible_truncation, reason = "milliseconds of a year that has four digits")]
+    let Ok(at) = Timestamp::from_millisecond((at * 1000.0) as i64) else { return String::new() };
+    if span < 20.0 {
+        return at.strftime("%H:%M:%S.%3f").to_string();
+    }
     at.strftime(if span > 2.0 * 86400.0 {
         "%Y-%m-%d"
     } else if span > 300.0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::{BATCH_BYTES, BATCH_NAMES, Batch, Job, Key, Run, Wanted, What};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::evidence::chunks::Gap;
 use crate::evidence::hash::Allowance;
 use crate::evidence::json::Json;
@@ -64,9 +64,15 @@ impl<'r, 'a> Plan<'r, 'a> {
     /// Everything that was asked for.
     pub fn all(&mut self, wanted: Wanted<'a>) -> Result<()> {
         for (path, error) in wanted.missing {
-            self.line(&path, false, |json| {
+            let refused = error.kind() == Kind::Refused;
+            self.line(&path, refused, |json| {
+                if refused {
+                    json.flag("refused", true);
+                }
                 json.text("error", &error.to_string());
-                gaps(json, &[Gap { start: 0, len: 0, error: error.to_string() }]);
+                if !refused {
+                    gaps(json, &[Gap { start: 0, len: 0, error: error.to_string() }]);
+                }
             })?;
         }
         for resolved in wanted.found {
