@@ -161,13 +161,13 @@ impl Scan {
             }
             TAG_TAIL => return self.tail(whole, value),
             TAG_PAD => {}
-            _ => match change(kind, value)? {
-                Some(change) => self.pending.push(change),
-                None => {
+            _ => {
+                let Some(change) = change(kind, value)? else {
                     self.fault(format!("tag {kind} of {} bytes", value.len()));
                     return Ok(false);
-                }
-            },
+                };
+                self.pending.push(change);
+            }
         }
         self.crc = crc32c(self.crc, whole);
         Ok(true)

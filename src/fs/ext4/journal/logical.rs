@@ -114,9 +114,9 @@ impl Replay<'_> {
                 self.range(ino, start, len.into(), None);
                 Ok(())
             }
-            Change::Creat(name) => self.creat(name),
+            Change::Creat(name) => self.creat(&name),
             Change::Link(name) => {
-                if self.live(name.ino).is_some() && self.link(&name)? {
+                if self.live(name.ino).is_some() && self.link(&name) {
                     self.add_links(name.ino, 1)?;
                 }
                 Ok(())
@@ -182,7 +182,7 @@ impl Replay<'_> {
     }
 
     /// `ext4_fc_replay_create`.
-    fn creat(&mut self, name: Name) -> Result<()> {
+    fn creat(&mut self, name: &Name) -> Result<()> {
         let Some(inode) = self.live(name.ino) else {
             return Err(Error::corrupt(format!("inode {} is not in use and is given a name", name.ino)));
         };
@@ -198,23 +198,22 @@ impl Replay<'_> {
                 put(raw, SIZE_HIGH, &[0; 4]);
             }
         }
-        let ino = name.ino;
-        self.link(&name)?;
-        put(self.raw(ino)?, LINKS, &1u16.to_le_bytes());
+        self.link(name);
+        put(self.raw(name.ino)?, LINKS, &1u16.to_le_bytes());
         Ok(())
     }
 
     /// Puts a name into its directory; false if it is there already or there is no such directory.
-    fn link(&mut self, name: &Name) -> Result<bool> {
+    fn link(&mut self, name: &Name) -> bool {
         let parent = self.live(name.parent).filter(|parent| parent.kind() == FileType::Dir);
         if parent.is_none() || self.target(name).is_some() {
-            return Ok(false);
+            return false;
         }
         let inode = self.live(name.ino);
         let kind = inode.map_or(0, |inode| file_type(inode.kind()));
         let parent = self.records.inodes.entry(name.parent).or_default();
         parent.names.insert(name.name.clone(), Some((name.ino, kind)));
-        Ok(true)
+        true
     }
 
     /// `ext4_fc_replay_unlink`: the name goes if it names this inode; a link of the inode goes in any case.
