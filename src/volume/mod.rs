@@ -6,15 +6,18 @@
 
 pub mod detect;
 mod gpt;
+pub mod lvm;
 mod mbr;
 mod scan;
 mod text;
+mod tree;
 mod types;
 
 use crate::block::Source;
 
 pub use detect::Usage;
-pub use scan::{Options, Scan, scan};
+pub use scan::{Options, Scan};
+pub use tree::{scan, scan_all};
 
 /// By what a volume was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -27,6 +27,7 @@ impl Options {
 }
 
 /// What a disk has.
+#[derive(Default)]
 pub struct Scan {
     /// The table that served: [`Scheme::Gpt`], [`Scheme::Mbr`], or none.
     pub table: Option<Scheme>,
@@ -45,18 +46,11 @@ pub struct Scan {
 /// Partitions whose overlaps are looked for; more of them are listed without.
 const COMPARED_MAX: usize = 2048;
 
-/// Finds the volumes of `disk`. Errors are those of cancellation alone: damage is told in the answer.
-pub fn scan(disk: &Source, options: &Options) -> Result<Scan> {
+/// The table of `disk` and its partitions. Errors are those of cancellation alone: damage is told in the answer.
+pub(super) fn table(disk: &Source, options: &Options) -> Result<Scan> {
     let cached: Source = Arc::new(Cached::new(Arc::clone(disk), &options.cache));
     let whole = detect(&*cached, &options.effort)?;
-    let mut scan = Scan {
-        table: None,
-        table_uuid: None,
-        sector_size: 512,
-        volumes: Vec::new(),
-        problems: Vec::new(),
-        notes: Vec::new(),
-    };
+    let mut scan = Scan { sector_size: 512, ..Scan::default() };
     let record = mbr::read(&*cached, 512, &options.effort)?;
     let protective = record.as_ref().and_then(|r| r.protective().map(|p| p.start.saturating_add(p.len)));
     let guid = gpt::read(&*cached, protective, &options.effort)?;
@@ -333,7 +327,7 @@ mod tests {
     fn look(disk: Vec<u8>) -> Scan {
         let options = Options::new(&Cache::new(1 << 20), &Arc::new(Effort::default()));
         let disk: Source = Arc::new(Memory::new("disk", disk));
-        scan(&disk, &options).unwrap()
+        table(&disk, &options).unwrap()
     }
 
     #[test]
