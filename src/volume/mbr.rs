@@ -156,12 +156,16 @@ fn logical(
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "the numbers of a test are known")]
 mod tests {
     use super::*;
     use crate::block::memory::Memory;
 
+    /// A boot record: its sector, and its entries.
+    type Record<'a> = (usize, &'a [(u8, u32, u32)]);
+
     /// A disk of 64 sectors with boot records: where, and their entries as type, start, length.
-    fn disk(records: &[(usize, &[(u8, u32, u32)])]) -> Memory {
+    fn disk(records: &[Record<'_>]) -> Memory {
         let mut data = vec![0; 64 * 512];
         for (sector, entries) in records {
             let record = &mut data[sector * 512..][..512];

@@ -289,6 +289,7 @@ impl Found {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "the numbers of a test are known")]
 mod tests {
     use super::*;
     use crate::block::memory::Memory;

@@ -115,6 +115,7 @@ fn five(walk: Walk, count: u64, row: u64, nth: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "the numbers of a test are known")]
 mod tests {
     use super::*;
 

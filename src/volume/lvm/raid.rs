@@ -46,11 +46,13 @@ pub(super) fn judge(states: &[Option<State>], len: u64) -> Verdict {
     let Some(best) = states.iter().flatten().max_by_key(|state| state.events) else {
         return Verdict { stale: Vec::new(), synced: u64::MAX };
     };
+    let newest = states.iter().flatten().filter(|state| state.events == best.events);
+    let failures = newest.fold(0, |all, state| all | state.failed);
     let wanted = if len == 0 { u64::MAX } else { len };
     let mut stale = Vec::new();
     for (i, state) in states.iter().enumerate() {
         let number = u32::try_from(i).unwrap_or(u32::MAX);
-        let failed = best.failed.checked_shr(number).unwrap_or(0) & 1 != 0;
+        let failed = failures.checked_shr(number).unwrap_or(0) & 1 != 0;
         let why = match state {
             _ if failed => "the array had marked it as failed".to_owned(),
             // One event more is what a stop in the middle of an update leaves.
