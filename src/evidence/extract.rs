@@ -6,7 +6,7 @@
 mod plan;
 mod sequence;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 use std::path::Path;

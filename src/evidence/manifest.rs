@@ -95,6 +95,9 @@ impl Manifest {
     }
 }
 
+/// The longest path, in bytes, that `SHA256SUMS` lists: other programs cannot open a longer one by name.
+pub const SUM_PATH_MAX: usize = 4095;
+
 /// One line of `SHA256SUMS`, as sha256sum(1) writes it: with a backslash before it if the name has a backslash or a line's end.
 pub fn sum_line(out: &mut Vec<u8>, sum: &Sum, path: &[u8]) {
     if path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r')) {

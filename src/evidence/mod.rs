@@ -3,10 +3,13 @@
 //! Every verb takes a [`View`](crate::stack::View), which holds the permit, and callbacks or outputs; nothing here prints.
 
 pub mod acl;
+pub mod cat;
 pub mod chunks;
 mod copy;
+pub mod digest;
 pub mod export;
 pub mod extract;
+pub mod find;
 pub mod hash;
 pub mod image;
 pub mod json;
@@ -16,3 +19,4 @@ pub mod record;
 mod sink;
 pub mod tar;
 mod tour;
+pub mod verify;

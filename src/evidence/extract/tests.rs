@@ -292,3 +292,25 @@ fn output_names_hold_the_guest_s_bytes() {
     assert_eq!(file.file_name().as_bytes(), b"\x80");
     assert_eq!(lines(&to)[2]["output_bytes"], "ZmlsZXMvZOQvgA==");
 }
+
+/// A small extraction for the tests of `verify`.
+pub(crate) fn extracted(to: &Path) {
+    let mut fake = Fake::new();
+    fake.file(2, b"a", 10, b"A");
+    fake.add(2, b"d", 11, Body::Dir(vec![]));
+    fake.file(11, b"b", 12, b"B");
+    fake.file(2, b"new\nline \\", 13, b"C");
+    fake.file(2, b"\xff", 14, b"D");
+    fake.name(2, b"again", 12);
+    fake.change(12, |node| node.nlink = 2);
+    run(&fake, &["/"], &|_| true, to).unwrap();
+}
+
+/// One with a file that is too large to hash.
+pub(crate) fn sparse_sample(to: &Path) {
+    let mut fake = Fake::new();
+    let far = 1_u64 << 40;
+    let parts = vec![(8192, 5000, Part::At(ones(5000), 0)), (far - 1000, 1000, Part::At(ones(4096), 0))];
+    fake.add(2, b"tib", 10, Body::File(pieces(parts, far)));
+    run(&fake, &["/"], &|_| true, to).unwrap();
+}

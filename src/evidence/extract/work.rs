@@ -8,16 +8,13 @@ use crate::evidence::chunks::Gap;
 use crate::evidence::copy::{set_len, stream, write_sparse};
 use crate::evidence::hash::{Hasher, NOT_HASHED, SparseHasher};
 use crate::evidence::json::Json;
-use crate::evidence::manifest::{Stored, sum_line};
+use crate::evidence::manifest::{SUM_PATH_MAX, Stored, sum_line};
 use crate::evidence::record::{Extras, Record};
 use crate::evidence::sink::{Dir, join};
 use crate::fs::{NameState, Node};
 
 /// Runs that a line of the manifest lists at most.
 const RUNS: usize = 256;
-
-/// The longest path, in bytes, that other programs can open by name.
-const PATH_MAX: usize = 4095;
 
 /// Deals with every job of a batch: content in the order of the nodes' numbers, which is about that of the disk; lines in the
 /// order of the walk.
@@ -85,7 +82,7 @@ fn job_lines(job: Job<'_>, stored: Option<(Extras, Stored)>, out: &mut Finished)
             }
             line(&job.path, &node, NameState::Live, &extras, Some(&done), out);
             if let (Some(sum), Some(output)) = (&done.sum, &done.output)
-                && output.len() <= PATH_MAX
+                && output.len() <= SUM_PATH_MAX
             {
                 sum_line(&mut out.sums, sum, output);
             }
