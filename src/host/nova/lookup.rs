@@ -71,10 +71,10 @@ fn by_name(text: &str, trees: &[PathBuf], definitions: &[PathBuf]) -> Result<Fou
             }
         }
     }
-    if let (Some(error), true) = (failed, all.is_empty()) {
-        return Err(error.context(format!("{text}: no such file, and no tree to look in")));
-    }
-    let trees: Vec<_> = trees.iter().map(|tree| tree.display().to_string()).collect();
-    Err(Error::not_found(format!("{text}: no file of that name, and no instance in {}", trees.join(", ")))
-        .hint("`coldread instances DIR` lists a tree; --instances DIR names another"))
+    let names: Vec<_> = trees.iter().map(|tree| tree.display().to_string()).collect();
+    let what = match failed {
+        Some(error) => format!("{text}: no file of that name; {}", error.what()),
+        None => format!("{text}: no file of that name, and no instance in {}", names.join(", ")),
+    };
+    Err(Error::not_found(what).hint("`coldread instances DIR` lists a tree; --instances DIR names another"))
 }
