@@ -1,11 +1,13 @@
 //! `chain`: an image's layers, down to the base.
 
 use coldread::bytes::escape;
-use coldread::error::Result;
-use coldread::stack::{Disk, Link, Snapshot, Time};
+use coldread::error::{Error, Result};
+use coldread::stack::{Chain, Link, Snapshot, Time};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::act::{self, Act, Opened};
+use super::leave::LeaveOptions;
 use super::out::{Align, Exit, Stdout, Table, rfc3339, size};
 use super::source::Source;
 
@@ -17,15 +19,29 @@ pub struct Args {
     /// Show every extent with its layer and host offset, as `qemu-img map --output=json` does
     #[arg(long)]
     map_extents: bool,
+
+    #[command(flatten)]
+    leave: LeaveOptions,
 }
 
 impl Args {
     pub fn run(&self, context: &Context) -> Result<Exit> {
-        let opened = self.source.open(context)?;
+        act::run(context, &self.source, &self.leave, Act::metadata("chain"), |opened, _| {
+            self.show(opened, context)
+        })
+    }
+
+    fn show(&self, opened: &Opened, context: &Context) -> Result<Exit> {
         let mut out = Stdout::lock();
         for disk in opened.stack.disks() {
+            let Some(chain) = &disk.chain else {
+                return Err(Error::unsupported(format!(
+                    "{} is read through a server, which shows no layers",
+                    disk.name
+                )));
+            };
             if self.map_extents {
-                disk.chain.extents(&context.effort, &mut |extent| {
+                chain.extents(&context.effort, &mut |extent| {
                     let mut line = json!({
                         "start": extent.start, "length": extent.length, "depth": extent.depth, "present": extent.present,
                         "zero": extent.zero, "data": extent.data, "compressed": extent.compressed,
@@ -39,30 +55,25 @@ impl Args {
                     out.json(&line)
                 })?;
             } else if context.voice.json {
-                out.json(&self.json(disk, opened.format_from, context)?)?;
+                out.json(&self.json(&disk.name, chain, opened.format_from, context)?)?;
             } else {
-                table(disk, context)?.print(&mut out, context.voice.color)?;
+                table(chain, context)?.print(&mut out, context.voice.color)?;
             }
         }
         out.end()?;
         Ok(Exit::Complete)
     }
 
-    fn json(&self, disk: &Disk, format_from: Option<&str>, context: &Context) -> Result<Value> {
-        let mut layers: Vec<Value> = disk
-            .chain
-            .links
-            .iter()
-            .enumerate()
-            .map(|(i, link)| layer(i, link, context))
-            .collect::<Result<_>>()?;
+    fn json(&self, disk: &str, chain: &Chain, format_from: Option<&str>, context: &Context) -> Result<Value> {
+        let mut layers: Vec<Value> =
+            chain.links.iter().enumerate().map(|(i, link)| layer(i, link, context)).collect::<Result<_>>()?;
         if let (Some(who), Some(top)) = (format_from, layers.first_mut()) {
             top["format_from"] = who.into();
         }
-        let top = disk.chain.links.first();
+        let top = chain.links.first();
         Ok(json!({
-            "source": self.source.source, "disk": disk.name, "virtual_size": top.map(Link::virtual_size),
-            "layers": layers, "problems": disk.chain.problems,
+            "source": self.source.source, "disk": disk, "virtual_size": top.map(Link::virtual_size),
+            "layers": layers, "problems": chain.problems,
         }))
     }
 }
@@ -93,7 +104,7 @@ fn date((seconds, nanoseconds): (u32, u32)) -> String {
     rfc3339(Time { seconds: seconds.into(), nanoseconds })
 }
 
-fn table(disk: &Disk, context: &Context) -> Result<Table> {
+fn table(chain: &Chain, context: &Context) -> Result<Table> {
     let mut table = Table::new(&[
         ("DEPTH", Align::Right),
         ("FORMAT", Align::Left),
@@ -107,7 +118,7 @@ fn table(disk: &Disk, context: &Context) -> Result<Table> {
         ("SNAPSHOTS", Align::Right),
         ("PATH", Align::Left),
     ]);
-    for (depth, link) in disk.chain.links.iter().enumerate() {
+    for (depth, link) in chain.links.iter().enumerate() {
         let held = link.held(&context.effort)?;
         let some = |n: u64| if n == 0 { String::new() } else { size(n) };
         let header = link.header();

@@ -6,13 +6,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use coldread::error::{Error, Result};
-use coldread::evidence::extract;
 use coldread::evidence::manifest::Outcome;
+use coldread::evidence::{extract, tar};
 use coldread::permit::{Extract, Verb};
+use coldread::stack::View;
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use super::leave::{self, Act, Done, LeaveOptions};
+use super::act::{self, Act, Done, Opened};
+use super::leave::{self, LeaveOptions};
 use super::out::{Exit, size};
 use super::progress::Progress;
 use super::source::Source;
@@ -40,41 +42,50 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<Exit> {
-        let opened = self.source.open(context)?;
         let paths: Vec<Vec<u8>> = self.paths.iter().map(|path| path.clone().into_vec()).collect();
-        let act = Act {
-            command: "extract",
-            verbs: vec![Verb::Extract],
-            paths: paths.clone(),
-            whole_disk: false,
-            opened: &opened,
-        };
-        let session = self.leave.begin(act)?;
-        let mut results = Map::new();
-        let mut manifest = None;
-        let result = session.permit::<Extract>().and_then(|permit| {
-            let view = opened.view(&permit, context)?;
-            let wanted: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
-            let total = if Progress::is_shown(context) { extract::total(&view, &wanted).ok() } else { None };
-            let progress = Progress::start(context, total);
-            let about = || leave::about(&opened, &session, &view);
-            let done = match &self.tar {
-                Some(_) => return Err(Error::unsupported("--tar")),
-                None => {
-                    let dir = self.to.clone().map_or_else(|| session.evidence_dir(), |dir| Ok(Some(dir)))?;
-                    let dir = dir.ok_or_else(|| Error::usage("--to DIR or --tar FILE is needed"))?;
-                    manifest = Some(dir.join("manifest.jsonl"));
-                    extract::to_dir(&view, &wanted, &dir, &about)
+        let act =
+            Act { command: "extract", verbs: vec![Verb::Extract], paths: paths.clone(), whole_disk: false };
+        act::run(context, &self.source, &self.leave, act, |opened, done| {
+            opened.view::<Extract, _>(context, |view| {
+                let wanted: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+                let outcome = self.extract(opened, view, &wanted, done, context)?;
+                done.results = json_of(&outcome);
+                if self.tar.as_deref() != Some(Path::new("-")) {
+                    say(context, &outcome, done.manifest.as_deref());
                 }
-            };
-            drop(progress);
-            leave::refusals(&session, &view);
-            let outcome = done?;
-            results = json_of(&outcome);
-            say(context, &outcome, manifest.as_deref());
-            Ok(exit(&outcome).and(opened.settle(context)?))
-        });
-        leave::finish(session, &opened, Done { results, manifest, ..Done::default() }, result)
+                Ok(exit(&outcome))
+            })
+        })
+    }
+
+    fn extract(
+        &self,
+        opened: &Opened,
+        view: &View<Extract>,
+        wanted: &[&[u8]],
+        done: &mut Done,
+        context: &Context,
+    ) -> Result<Outcome> {
+        let total = if Progress::is_shown(context) { extract::total(view, wanted).ok() } else { None };
+        let _progress = Progress::start(context, total);
+        let about = || leave::about(opened, view.volume(), view.facts().replay.as_deref());
+        match &self.tar {
+            Some(tar) if tar == Path::new("-") => {
+                let mut out = std::io::stdout().lock();
+                tar::to_tar(view, wanted, &mut out, None, &about)
+            }
+            Some(tar) => {
+                done.manifest = Some(tar::manifest_path(tar));
+                tar::to_file(view, wanted, tar, &about)
+            }
+            None => {
+                let dir =
+                    self.to.clone().map_or_else(|| opened.session()?.evidence_dir(), |dir| Ok(Some(dir)))?;
+                let dir = dir.ok_or_else(|| Error::usage("--to DIR or --tar FILE is needed"))?;
+                done.manifest = Some(dir.join("manifest.jsonl"));
+                extract::to_dir(view, wanted, &dir, &about)
+            }
+        }
     }
 }
 

@@ -101,6 +101,11 @@ pub struct LiveOptions {
 }
 
 impl LiveOptions {
+    /// How libvirt is reached.
+    pub fn client(&self) -> Client {
+        self.reach.client()
+    }
+
     /// The request for this domain. `map` holds prefixes of QEMU's paths with what stands for them here.
     pub fn spec(&self, target: &str, map: &[(PathBuf, PathBuf)]) -> LiveSpec {
         LiveSpec {

@@ -11,7 +11,8 @@ use coldread::permit::{List, Verb};
 use coldread::stack::{FileType, NameState, Node};
 
 use super::Context;
-use super::leave::{self, Act, Done, LeaveOptions};
+use super::act::{self, Act};
+use super::leave::LeaveOptions;
 use super::out::{Exit, Stdout, printable, rfc3339, size};
 use super::source::Source;
 
@@ -50,35 +51,27 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<Exit> {
-        let opened = self.source.open(context)?;
         let path = self.path.clone().into_vec();
-        let act = Act {
-            command: "ls",
-            verbs: vec![Verb::List],
-            paths: vec![path.clone()],
-            whole_disk: false,
-            opened: &opened,
-        };
-        let session = self.leave.begin(act)?;
+        let act =
+            Act { command: "ls", verbs: vec![Verb::List], paths: vec![path.clone()], whole_disk: false };
         let listing = Listing { recursive: self.recursive, itself: self.directory, deleted: self.deleted };
-        let mut out = Lines {
-            out: Stdout::lock(),
-            args: &self,
-            context,
-            exit: Exit::Complete,
-            line: Vec::new(),
-            entries: 0,
-        };
-        let result = session.permit::<List>().and_then(|permit| {
-            let view = opened.view(&permit, context)?;
-            let listed = list::list(&view, &path, listing, &mut |item| out.item(item));
-            leave::refusals(&session, &view);
+        act::run(context, &self.source, &self.leave, act, |opened, done| {
+            let mut out = Lines {
+                out: Stdout::lock(),
+                args: &self,
+                context,
+                exit: Exit::Complete,
+                line: Vec::new(),
+                entries: 0,
+            };
+            let listed = opened.view::<List, _>(context, |view| {
+                list::list(view, &path, listing, &mut |item| out.item(item))
+            });
+            done.results.insert("entries".into(), out.entries.into());
             listed?;
             out.out.end()?;
-            Ok(out.exit.and(opened.settle(context)?))
-        });
-        let results = [("entries".to_string(), out.entries.into())].into_iter().collect();
-        leave::finish(session, &opened, Done { results, ..Done::default() }, result)
+            Ok(out.exit)
+        })
     }
 }
 

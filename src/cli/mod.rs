@@ -1,8 +1,12 @@
 //! Floor 10: words in, words out. One file a command; only here is anything printed.
+
+mod act;
 mod approval;
 mod case;
 mod chain;
+mod export;
 mod extract;
+mod image;
 mod instances;
 mod leave;
 mod live;
@@ -85,6 +89,10 @@ enum Command {
     Stat(stat::Args),
     /// Copy files out, with checksums and a manifest
     Extract(extract::Args),
+    /// Write the flattened disk or a volume as a sparse raw file, with its SHA-256
+    Image(image::Args),
+    /// Serve the disk and its volumes over NBD, read-only
+    Export(export::Args),
     /// List live instances; show and put back what coldread paused
     Live(live::Args),
     #[command(hide = true)]
@@ -150,6 +158,8 @@ fn run(command: Command, context: &Context) -> Result<Exit> {
         Command::Ls(args) => args.run(context),
         Command::Stat(args) => args.run(context),
         Command::Extract(args) => args.run(context),
+        Command::Image(args) => args.run(context),
+        Command::Export(args) => args.run(context),
         Command::Live(args) => args.run(context),
         Command::Watchdog(args) => args.run(),
         Command::Case(args) => args.run(context),

@@ -1,25 +1,32 @@
 //! SOURCE and the options that every command which takes one has; from them to an opened stack.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use coldread::error::{Error, Result};
+use coldread::host::libvirt::virsh::Virsh;
+use coldread::host::libvirt::{Domain, Host};
+use coldread::host::live::{Live, LiveDisk, Way};
 use coldread::host::nova::{self, Found, Instance};
-use coldread::permit::Permit;
-use coldread::stack::{DiskSpec, Format, Gate, ImageSpec, Spec, Stack, View};
+use coldread::stack::{DiskSpec, Format, From, Gate, ImageSpec, NbdSpec, Root};
 
 use super::Context;
-use super::out::Exit;
+use super::live::LiveOptions;
 
 /// What is read, and how it is opened.
 #[derive(Args, Clone)]
 pub struct Source {
-    /// An image file, a Nova instance directory, or an instance's UUID, domain name or server name
+    /// An image file, a Nova instance directory, an instance's UUID, domain name or server name; domain:NAME for a live
+    /// instance; nbd+unix:///EXPORT?socket=PATH
     #[arg(value_name = "SOURCE")]
     pub source: String,
 
     #[command(flatten)]
     pub options: SourceOptions,
+
+    #[command(flatten)]
+    pub live: LiveOptions,
 }
 
 /// The options of [`Source`].
@@ -82,51 +89,57 @@ fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
     }
 }
 
-/// An opened source, and what is known of it.
-pub struct Opened {
-    /// Floors 1 to 5.
-    pub stack: Stack,
-    /// The instance, where the source is one.
-    pub instance: Option<Instance>,
-    /// SOURCE as it was typed.
-    pub source: String,
-    /// The options that it was opened with.
-    pub options: SourceOptions,
-    /// Who says what the format of the first disk's top image is.
-    pub format_from: Option<&'static str>,
-    /// Whether somebody may write it while it is read.
-    live: bool,
-}
-
 /// The disk that a command reads when none is named.
 const ROOT_DISK: &str = "disk";
 
+/// How long an NBD server may take for an answer.
+const NBD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a SOURCE turned out to be, before anything of it is opened.
+pub enum Given {
+    /// One disk by its image file or NBD export: of an instance, if it is one's.
+    Disk {
+        /// Where its bytes are.
+        spec: DiskSpec,
+        /// Who says its format, if somebody does.
+        format_from: Option<&'static str>,
+        /// The instance.
+        instance: Option<Box<Instance>>,
+    },
+    /// A live instance.
+    Domain(Box<Domain>),
+}
+
+impl Given {
+    /// The instance's UUID, if operator data says it.
+    pub fn uuid(&self) -> Option<String> {
+        match self {
+            Self::Disk { instance, .. } => instance.as_ref()?.uuid.clone(),
+            Self::Domain(domain) => Some(domain.uuid.clone()),
+        }
+    }
+}
+
 impl Source {
-    /// Finds the source and opens it.
-    pub fn open(&self, context: &Context) -> Result<Opened> {
+    /// Finds out what SOURCE is.
+    pub fn find(&self, context: &Context) -> Result<Given> {
+        if let Some(domain) = self.source.strip_prefix("domain:") {
+            let domain = Virsh::new(self.live.client()).describe(domain)?;
+            return Ok(Given::Domain(Box::new(domain)));
+        }
+        if self.source.starts_with("nbd") && self.source.contains("://") {
+            let spec = DiskSpec { name: self.disk_name(), from: From::Nbd(nbd(&self.source)?) };
+            return Ok(Given::Disk { spec, format_from: None, instance: None });
+        }
         let options = &self.options;
-        let found = nova::find(&self.source, &options.instances, &options.domains)?;
-        let ((disk, format_from), instance) = match found {
-            Found::File(path) => (self.of_file(&path)?, None),
-            Found::Instance(instance) => (self.of_instance(&instance, context)?, Some(*instance)),
-        };
-        let spec = Spec { disks: vec![disk], replay: !options.no_replay };
-        let stack = Stack::open(spec, &context.effort)?;
-        for problem in stack.problems() {
-            context.voice.note(&problem);
+        match nova::find(&self.source, &options.instances, &options.domains)? {
+            Found::File(path) => self.of_file(&path),
+            Found::Instance(instance) => self.of_instance(instance, context),
         }
-        for note in stack.disks().iter().flat_map(|disk| &disk.notes) {
-            context.voice.detail(note);
-        }
-        let options = options.clone();
-        let mut opened =
-            Opened { stack, instance, source: self.source.clone(), options, format_from, live: false };
-        opened.look_for_writers(context)?;
-        Ok(opened)
     }
 
     /// An image named by its path. In an instance directory, what Nova says of the file holds for it too.
-    fn of_file(&self, path: &Path) -> Result<(DiskSpec, Option<&'static str>)> {
+    fn of_file(&self, path: &Path) -> Result<Given> {
         if let Some(disk) = &self.options.disk {
             return Err(Error::usage(format!(
                 "--disk {disk} needs an instance, and {} is one file",
@@ -136,90 +149,137 @@ impl Source {
         let path = std::path::absolute(path)
             .map_err(|e| Error::io(format!("{}: no absolute path", path.display()), e))?;
         let instance = path.parent().and_then(|dir| Instance::at(dir, &nova::Domains::default()));
-        let listed = instance.as_ref().and_then(|i| i.disks.iter().find(|disk| disk.path == path));
-        self.disk_spec("disk", &path, listed.and_then(|disk| disk.format))
+        let listed = instance.and_then(|i| i.disks.into_iter().find(|disk| disk.path == path));
+        self.image("disk", &path, listed.and_then(|disk| disk.format), None)
     }
 
-    fn of_instance(
-        &self,
-        instance: &Instance,
-        context: &Context,
-    ) -> Result<(DiskSpec, Option<&'static str>)> {
+    fn of_instance(&self, instance: Box<Instance>, context: &Context) -> Result<Given> {
         for problem in &instance.problems {
             context.voice.note(&format!("{}: {problem}", instance.dir.display()));
         }
-        let disk = instance.disk(self.options.disk.as_deref().unwrap_or(ROOT_DISK))?;
-        self.disk_spec(&disk.name, &disk.path, disk.format)
+        let disk = instance.disk(&self.disk_name())?.clone();
+        self.image(&disk.name, &disk.path, disk.format, Some(instance))
+    }
+
+    fn disk_name(&self) -> String {
+        self.options.disk.clone().unwrap_or_else(|| ROOT_DISK.to_string())
     }
 
     /// `said` is what Nova's files say of the format, and who of them; `--format` goes above it.
-    fn disk_spec(
+    fn image(
         &self,
         name: &str,
         path: &Path,
         said: Option<(Format, &'static str)>,
-    ) -> Result<(DiskSpec, Option<&'static str>)> {
+        instance: Option<Box<Instance>>,
+    ) -> Result<Given> {
+        let said = self.options.image_format.map(|format| (format, "--format")).or(said);
+        let format = said.map(|(format, _)| format);
+        let image = ImageSpec {
+            path: path.to_path_buf(),
+            format,
+            gate: self.gate(path)?,
+            snapshot: self.options.snapshot.clone(),
+        };
+        let spec = DiskSpec { name: name.to_string(), from: From::Image(image) };
+        Ok(Given::Disk { spec, format_from: said.map(|(_, who)| who), instance })
+    }
+
+    fn gate(&self, path: &Path) -> Result<Gate> {
         let mut gate = Gate::around(path, &self.options.base)?;
         gate.maps.clone_from(&self.options.map);
         gate.allow_device = self.options.allow_device;
-        let said = self.options.image_format.map(|format| (format, "--format")).or(said);
-        let format = said.map(|(format, _)| format);
-        let image =
-            ImageSpec { path: path.to_path_buf(), format, gate, snapshot: self.options.snapshot.clone() };
-        Ok((DiskSpec { name: name.to_string(), image }, said.map(|(_, who)| who)))
+        Ok(gate)
+    }
+
+    /// The disk of a live instance that was asked for: by the device that the guest sees, by Nova's name for it, or the first.
+    pub fn live_disk(&self, live: &Live) -> Result<DiskSpec> {
+        let nova_name = |disk: &LiveDisk| match &disk.way {
+            Way::Files(files) => {
+                files.first().and_then(|(path, _)| path.file_name()).map(|n| n.to_string_lossy().into_owned())
+            }
+            Way::Nbd { .. } | Way::Nowhere(_) => None,
+        };
+        let disks = live.disks();
+        let disk = match &self.options.disk {
+            None => disks.iter().find(|disk| disk.device == "disk"),
+            Some(name) => disks.iter().find(|d| d.target == *name || nova_name(d).as_deref() == Some(name)),
+        };
+        let names: Vec<_> = disks.iter().map(|disk| disk.target.as_str()).collect();
+        let disk = disk.ok_or_else(|| {
+            Error::not_found(format!("{}: no such disk", live.domain().name))
+                .hint(format!("it has {}", names.join(", ")))
+        })?;
+        let from = match &disk.way {
+            Way::Nbd { socket, export } => {
+                From::Nbd(NbdSpec { socket: socket.clone(), export: export.clone(), deadline: NBD_DEADLINE })
+            }
+            Way::Files(files) => From::Image(self.live_image(files)?),
+            Way::Nowhere(why) => return Err(Error::unsupported(format!("{}: {why}", disk.target))),
+        };
+        Ok(DiskSpec { name: disk.target.clone(), from })
+    }
+
+    /// A chain as libvirt describes it: every file of it, with its format.
+    fn live_image(&self, files: &[(PathBuf, Option<String>)]) -> Result<ImageSpec> {
+        let (path, format) = files.first().ok_or_else(|| Error::not_found("a disk without an image"))?;
+        let mut gate = self.gate(path)?;
+        gate.allow_device = true;
+        for (file, format) in files {
+            if let Some(dir) = file.parent() {
+                gate.roots.push(Root::open(dir)?.exact());
+            }
+            if let Some(format) = format {
+                gate.formats.insert(file.clone(), Format::from_word(format)?);
+            }
+        }
+        let format = format.as_deref().map(Format::from_word).transpose()?;
+        Ok(ImageSpec { path: path.clone(), format, gate, snapshot: self.options.snapshot.clone() })
     }
 }
 
-impl Opened {
-    /// A disk that a running QEMU writes gives torn answers: it is refused, unless the analyst insists.
-    fn look_for_writers(&mut self, context: &Context) -> Result<()> {
-        let writers = self.stack.writers();
-        let Some(writer) = writers.first() else { return Ok(()) };
-        if self.options.unsafe_live {
-            self.live = true;
-            context.voice.note(&format!(
-                "{} is being written by {}: live and not consistent",
-                writer.path, writer.who
-            ));
-            return Ok(());
-        }
-        let source = writer.domain.as_deref().unwrap_or("NAME");
-        Err(Error::refused(format!("{} is being written by {}", writer.path, writer.who)).hint(format!(
-            "read the live instance as domain:{source}, or insist with --unsafe-live (what is read may not be consistent)"
-        )))
-    }
+/// `nbd+unix:///EXPORT?socket=PATH`, as the NBD project defines it (doc/uri.md).
+fn nbd(uri: &str) -> Result<NbdSpec> {
+    let wrong = || {
+        Error::usage(format!("{uri}: not an NBD source that is read here"))
+            .hint("wanted nbd+unix:///EXPORT?socket=/PATH")
+    };
+    let rest = uri.strip_prefix("nbd+unix:///").ok_or_else(wrong)?;
+    let (export, query) = rest.split_once('?').ok_or_else(wrong)?;
+    let socket = query.split('&').find_map(|pair| pair.strip_prefix("socket=")).ok_or_else(wrong)?;
+    let export = percent(export).ok_or_else(wrong)?;
+    let socket = PathBuf::from(percent(socket).ok_or_else(wrong)?);
+    Ok(NbdSpec { socket, export, deadline: NBD_DEADLINE })
+}
 
-    /// What can be said of the source's consistency, for the log and the manifest.
-    pub fn consistency(&self) -> &'static str {
-        if self.live { "live and not consistent" } else { "shut off" }
+/// Percent-decoding (RFC 3986, section 2.1).
+fn percent(text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let (high, low) =
+                (char::from(bytes.next()?).to_digit(16)?, char::from(bytes.next()?).to_digit(16)?);
+            out.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            out.push(byte);
+        }
     }
+    String::from_utf8(out).ok()
+}
 
-    /// The guest's names and content, as far as the permit goes. Says what replay did.
-    pub fn view<A: coldread::permit::Act>(&self, permit: &Permit<A>, context: &Context) -> Result<View<A>> {
-        let view = self.stack.view(permit, self.options.volume.as_deref())?;
-        if let Some(done) = &view.facts().replay {
-            context.voice.detail(&format!("{}: {done}", view.volume()));
-        }
-        Ok(view)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// To be asked when everything was read: whether the source lay still meanwhile. If not, the answer has a gap.
-    pub fn settle(&self, context: &Context) -> Result<Exit> {
-        let mut exit = Exit::Complete;
-        for path in self.stack.changed()? {
-            context
-                .voice
-                .note(&format!("{path} changed while it was read: what was shown may not be consistent"));
-            exit = Exit::Gaps;
-        }
-        for writer in self.stack.writers() {
-            if !self.live {
-                context
-                    .voice
-                    .note(&format!("{} was opened for writing meanwhile by {}", writer.path, writer.who));
-                exit = Exit::Gaps;
-            }
-        }
-        Ok(exit)
+    #[test]
+    fn an_nbd_uri_names_export_and_socket() {
+        let spec = nbd("nbd+unix:///vg%2Flv?socket=/run/a%20b.sock").unwrap();
+        assert_eq!((spec.export.as_str(), spec.socket.to_str().unwrap()), ("vg/lv", "/run/a b.sock"));
+        assert!(
+            nbd("nbd://host/x").is_err()
+                && nbd("nbd+unix:///x").is_err()
+                && nbd("nbd+unix:///%zz?socket=/s").is_err()
+        );
     }
 }

@@ -9,10 +9,11 @@ use coldread::error::Result;
 use coldread::evidence::record::{self, Extras, Record};
 use coldread::evidence::{acl, list};
 use coldread::permit::{List, Verb};
-use coldread::stack::{Leaf, Time};
+use coldread::stack::{Leaf, Time, View};
 
 use super::Context;
-use super::leave::{self, Act, Done, LeaveOptions};
+use super::act::{self, Act};
+use super::leave::LeaveOptions;
 use super::ls::permissions;
 use super::out::{Exit, Stdout, printable, rfc3339};
 use super::source::Source;
@@ -39,51 +40,42 @@ const RUNS_SHOWN: usize = 32;
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<Exit> {
-        let opened = self.source.open(context)?;
         let paths: Vec<Vec<u8>> = self.paths.iter().map(|path| path.clone().into_vec()).collect();
-        let act = Act {
-            command: "stat",
-            verbs: vec![Verb::List],
-            paths: paths.clone(),
-            whole_disk: false,
-            opened: &opened,
-        };
-        let session = self.leave.begin(act)?;
-        let result = session.permit::<List>().and_then(|permit| {
-            let view = opened.view(&permit, context)?;
-            let mut out = Stdout::lock();
-            let mut exit = Exit::Complete;
-            let mut shown = 0;
-            for path in &paths {
-                let visit = &mut |record: &Record<'_>, extras: &Extras| {
-                    shown += 1;
-                    for problem in &extras.problems {
-                        exit = exit.and(Exit::of_part(problem));
-                        context.voice.error(problem);
-                    }
-                    if context.voice.json {
-                        let mut line = Vec::new();
-                        record::stat(&mut line, record, extras);
-                        line.push(b'\n');
-                        return out.write(&line);
-                    }
-                    out.line(&text(record, extras)?)
-                };
-                if let Err(error) = list::stat(&view, path, self.dereference, visit) {
-                    if paths.len() == 1 {
-                        leave::refusals(&session, &view);
-                        return Err(error);
-                    }
-                    exit = exit.and(Exit::of_part(&error));
-                    context.voice.error(&error);
+        let act = Act { command: "stat", verbs: vec![Verb::List], paths: paths.clone(), whole_disk: false };
+        act::run(context, &self.source, &self.leave, act, |opened, _| {
+            opened.view::<List, _>(context, |view| self.show(view, &paths, context))
+        })
+    }
+
+    fn show(&self, view: &View<List>, paths: &[Vec<u8>], context: &Context) -> Result<Exit> {
+        let mut out = Stdout::lock();
+        let mut exit = Exit::Complete;
+        let mut shown = 0;
+        for path in paths {
+            let visit = &mut |record: &Record<'_>, extras: &Extras| {
+                shown += 1;
+                for problem in &extras.problems {
+                    exit = exit.and(Exit::of_part(problem));
+                    context.voice.error(problem);
                 }
+                if context.voice.json {
+                    let mut line = Vec::new();
+                    record::stat(&mut line, record, extras);
+                    line.push(b'\n');
+                    return out.write(&line);
+                }
+                out.line(&text(record, extras)?)
+            };
+            if let Err(error) = list::stat(view, path, self.dereference, visit) {
+                if paths.len() == 1 {
+                    return Err(error);
+                }
+                exit = exit.and(Exit::of_part(&error));
+                context.voice.error(&error);
             }
-            leave::refusals(&session, &view);
-            out.end()?;
-            let none = if shown == 0 { Exit::Failed } else { Exit::Complete };
-            Ok(exit.and(none).and(opened.settle(context)?))
-        });
-        leave::finish(session, &opened, Done::default(), result)
+        }
+        out.end()?;
+        Ok(if shown == 0 { exit.and(Exit::Failed) } else { exit })
     }
 }
 

@@ -5,6 +5,8 @@ use coldread::stack::{Disk, Facts, Stack, Volume};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::act::{self, Act, Opened};
+use super::leave::LeaveOptions;
 use super::out::{Align, Exit, Stdout, Table, size};
 use super::source::Source;
 
@@ -12,6 +14,9 @@ use super::source::Source;
 pub struct Args {
     #[command(flatten)]
     source: Source,
+
+    #[command(flatten)]
+    leave: LeaveOptions,
 }
 
 /// A volume with what its filesystem says.
@@ -23,37 +28,41 @@ struct Row<'a> {
 
 impl Args {
     pub fn run(&self, context: &Context) -> Result<Exit> {
-        let opened = self.source.open(context)?;
-        let mut out = Stdout::lock();
-        let mut all = Vec::new();
-        for disk in opened.stack.disks() {
-            let rows: Vec<_> = disk.volumes.iter().map(|volume| look(&opened.stack, volume)).collect();
-            if context.voice.json {
-                all.extend(rows.iter().map(|row| row.json(disk)));
-            } else {
-                table(&rows).print(&mut out, context.voice.color)?;
-                for row in &rows {
-                    for problem in &row.problems {
-                        context.voice.note(&format!("volume {}: {problem}", row.volume.index));
-                    }
-                    if let Some(done) = row.facts.as_ref().and_then(|facts| facts.replay.as_deref()) {
-                        context.voice.note(&format!("volume {}: {done}", row.volume.index));
-                    }
+        act::run(context, &self.source, &self.leave, Act::metadata("volumes"), |opened, _| {
+            show(opened, context)
+        })
+    }
+}
+
+fn show(opened: &Opened, context: &Context) -> Result<Exit> {
+    let mut out = Stdout::lock();
+    let mut all = Vec::new();
+    for disk in opened.stack.disks() {
+        let rows: Vec<_> = disk.volumes.iter().map(|volume| look(&opened.stack, volume)).collect();
+        if context.voice.json {
+            all.extend(rows.iter().map(|row| row.json(disk)));
+        } else {
+            table(&rows).print(&mut out, context.voice.color)?;
+            for row in &rows {
+                for problem in &row.problems {
+                    context.voice.note(&format!("volume {}: {problem}", row.volume.index));
                 }
-                if rows.is_empty() {
-                    context.voice.note(&format!(
-                        "{}: no partition table and no filesystem that is recognised",
-                        disk.name
-                    ));
+                if let Some(done) = row.facts.as_ref().and_then(|facts| facts.replay.as_deref()) {
+                    context.voice.note(&format!("volume {}: {done}", row.volume.index));
                 }
             }
+            if rows.is_empty() {
+                context
+                    .voice
+                    .note(&format!("{}: no partition table and no filesystem that is recognised", disk.name));
+            }
         }
-        if context.voice.json {
-            out.json(&Value::Array(all))?;
-        }
-        out.end()?;
-        Ok(Exit::Complete)
     }
+    if context.voice.json {
+        out.json(&Value::Array(all))?;
+    }
+    out.end()?;
+    Ok(Exit::Complete)
 }
 
 fn look<'a>(stack: &Stack, volume: &'a Volume) -> Row<'a> {

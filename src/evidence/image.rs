@@ -1,11 +1,12 @@
 //! A whole disk or volume as a sparse raw file, hashed in the same pass.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::chunks::Gap;
-use super::copy::{set_len, sink_error, stream, write_sparse};
+use super::copy::{Piece, set_len, sink_error, stream, write_sparse, zeros};
 use super::hash::{Hasher, Sum};
 use crate::effort::Effort;
 use crate::error::{Error, Result};
@@ -55,6 +56,25 @@ pub fn image(source: &Source, to: &Path, options: Options, effort: &Effort) -> R
         let _ = std::fs::remove_file(to);
     }
     made.map_err(|error| error.context(to.display()))
+}
+
+/// Writes all of `source` to a pipe, zeros and all.
+pub fn stream_to(source: &Source, out: &mut dyn Write, options: Options, effort: &Effort) -> Result<Imaged> {
+    let mut hasher = Hasher::default();
+    let mut write = |piece: &Piece<'_>| {
+        match piece.data {
+            Some(data) => out.write_all(data).map_err(sink_error)?,
+            None => zeros(piece.len, |data| {
+                effort.check()?;
+                out.write_all(data).map_err(sink_error)
+            })?,
+        }
+        if options.hash { hasher.piece(piece, effort) } else { Ok(()) }
+    };
+    let gaps = stream(&**source, effort, &mut Vec::new(), &|_| Ok(()), &mut write)?;
+    out.flush().map_err(sink_error)?;
+    let output_sum = options.hash.then(|| hasher.finish());
+    Ok(Imaged { bytes: source.len(), output_sum, gaps })
 }
 
 /// A new file of mode 0600; one that is there is an error.

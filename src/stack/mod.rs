@@ -11,11 +11,12 @@ mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use crate::block::trace::Leaf;
 pub use crate::block::{BlockSource, Run, Source, State};
 pub use crate::chain::extents::{DiskExtent, Held};
-pub use crate::chain::gate::{Admitted, Gate};
+pub use crate::chain::gate::{Admitted, Gate, Root};
 pub use crate::chain::{Chain, Format, FormatFrom, Link};
 pub use crate::fs::{
     Attribute, Entry, Facts, FileType, InodeState, NameState, Node, NodeId, Stream, StreamInfo, Time,
@@ -29,9 +30,10 @@ pub use quiet::Writer;
 pub use view::View;
 
 use crate::block::cache::{BUDGET, Cache};
+use crate::block::nbd::Client;
 use crate::effort::Effort;
 use crate::error::{Error, Result};
-use crate::permit::{Act, Permit};
+use crate::permit::{self, Act, Permit};
 use crate::{chain, fs, volume};
 
 /// What to open. Plain data, filled by who knows the host.
@@ -44,10 +46,18 @@ pub struct Spec {
 
 /// One disk of a [`Spec`].
 pub struct DiskSpec {
-    /// Nova's name for it: `disk`, `disk.eph0`.
+    /// Nova's name for it, or the device that the guest sees: `disk`, `disk.eph0`, `vda`.
     pub name: String,
     /// Where its bytes are.
-    pub image: ImageSpec,
+    pub from: From,
+}
+
+/// Where a disk's bytes are.
+pub enum From {
+    /// An image file and what it stands on.
+    Image(ImageSpec),
+    /// An export of an NBD server.
+    Nbd(NbdSpec),
 }
 
 /// An image file and what it may refer to.
@@ -60,6 +70,16 @@ pub struct ImageSpec {
     pub gate: Gate,
     /// Read this internal snapshot instead of the present state: its ID or name.
     pub snapshot: Option<String>,
+}
+
+/// An export of an NBD server on a Unix socket.
+pub struct NbdSpec {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The export's name; empty for the server's default.
+    pub export: String,
+    /// How long an answer may take.
+    pub deadline: Duration,
 }
 
 impl ImageSpec {
@@ -83,8 +103,8 @@ pub struct Stack {
 pub struct Disk {
     /// Nova's name for it.
     pub name: String,
-    /// Its layers.
-    pub chain: Chain,
+    /// Its layers, where it is an image file.
+    pub chain: Option<Chain>,
     /// Its volumes.
     pub volumes: Vec<Volume>,
     /// What is wrong with its tables, a sentence each.
@@ -115,7 +135,11 @@ impl Stack {
 
     /// Everything worth a word about the disks: formats that were taken from a magic, remapped paths, damaged tables.
     pub fn problems(&self) -> Vec<String> {
-        self.disks.iter().flat_map(|disk| disk.chain.problems.iter().chain(&disk.problems).cloned()).collect()
+        let of = |disk: &Disk| {
+            let layers = disk.chain.iter().flat_map(|chain| chain.problems.clone());
+            layers.chain(disk.problems.clone()).collect::<Vec<_>>()
+        };
+        self.disks.iter().flat_map(of).collect()
     }
 
     /// The content of one volume (`None`: the only one with a readable filesystem), as far as the permit covers it.
@@ -128,13 +152,8 @@ impl Stack {
     }
 
     /// All bytes of the first disk, or of one volume of it. Only for a permit that covers whole disks.
-    pub fn whole<A: Act>(&self, permit: &Permit<A>, which: Option<&str>) -> Result<Source> {
-        let disk = self.first()?;
-        covered(permit, &disk.name)?;
-        if !permit.scope().whole_disk() {
-            return Err(Error::refused("the approval does not cover whole disks")
-                .hint("ask for one with `coldread approval request --whole-disk`"));
-        }
+    pub fn whole<A: permit::Content>(&self, permit: &Permit<A>, which: Option<&str>) -> Result<Source> {
+        let disk = self.covered_whole(permit)?;
         match which {
             None => Ok(Arc::clone(&disk.source)),
             Some(which) => {
@@ -142,6 +161,30 @@ impl Stack {
                 volume.source.clone().ok_or_else(|| select::unreadable(volume))
             }
         }
+    }
+
+    /// All bytes of each volume of the first disk with its name (`p1`, `vg/lv`) and what it holds. Only for a permit that covers
+    /// whole disks.
+    pub fn whole_volumes<A: permit::Content>(
+        &self,
+        permit: &Permit<A>,
+    ) -> Result<Vec<(String, String, Source)>> {
+        let volumes =
+            self.covered_whole(permit)?.volumes.iter().filter(|volume| volume.scheme != Scheme::Whole);
+        let content =
+            |volume: &Volume| volume.content.as_ref().map_or(volume.kind.clone(), |c| c.kind.to_string());
+        let one = |volume: &Volume| Some((select::label(volume), content(volume), volume.source.clone()?));
+        Ok(volumes.filter_map(one).collect())
+    }
+
+    fn covered_whole<A: Act>(&self, permit: &Permit<A>) -> Result<&Disk> {
+        let disk = self.first()?;
+        covered(permit, &disk.name)?;
+        if permit.scope().whole_disk() {
+            return Ok(disk);
+        }
+        Err(Error::refused("the approval does not cover whole disks")
+            .hint("ask for one with `coldread approval request --whole-disk`"))
     }
 
     fn first(&self) -> Result<&Disk> {
@@ -165,11 +208,19 @@ fn covered<A: Act>(permit: &Permit<A>, disk: &str) -> Result<()> {
 
 impl Disk {
     fn open(spec: DiskSpec, options: &fs::Options) -> Result<Self> {
-        let image = spec.image;
-        let chain = image.open(&options.cache, &options.effort)?;
-        let source = match &image.snapshot {
-            None => chain.disk(spec.name.as_str())?,
-            Some(snapshot) => chain.snapshot_disk(spec.name.as_str(), snapshot)?,
+        let (chain, source) = match spec.from {
+            From::Image(image) => {
+                let chain = image.open(&options.cache, &options.effort)?;
+                let source = match &image.snapshot {
+                    None => chain.disk(spec.name.as_str())?,
+                    Some(snapshot) => chain.snapshot_disk(spec.name.as_str(), snapshot)?,
+                };
+                (Some(chain), source)
+            }
+            From::Nbd(nbd) => {
+                let client: Source = Client::connect(&nbd.socket, &nbd.export, nbd.deadline)?;
+                (None, client)
+            }
         };
         let scan = volume::scan(&source, &volume::Options::new(&options.cache, &options.effort))?;
         Ok(Self {

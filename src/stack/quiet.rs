@@ -18,7 +18,11 @@ pub struct Writer {
 impl Stack {
     /// The image files of all disks.
     pub fn files(&self) -> impl Iterator<Item = &Admitted> {
-        self.disks.iter().flat_map(|disk| &disk.chain.links).flat_map(crate::chain::Link::files)
+        self.disks
+            .iter()
+            .flat_map(|disk| &disk.chain)
+            .flat_map(|chain| &chain.links)
+            .flat_map(crate::chain::Link::files)
     }
 
     /// Who has one of the images open for writing now, by QEMU's own locks. A host filesystem without such locks says nobody.

@@ -15,7 +15,8 @@ fn the_sample_is_extracted_as_the_kernel_reads_it() {
         support::shell("cd \"$1/files\" && sha256sum --quiet --strict -c \"$2\"", &[&to, &expect]);
         support::shell("cd \"$1\" && sha256sum --quiet --strict -c SHA256SUMS", &[&to]);
         let files = support::text(support::shell("cd \"$1/files\" && find . -type f | wc -l", &[&to]));
-        let stored = std::fs::read(&expect).unwrap().split(|b| *b == b'\n').filter(|line| !line.is_empty()).count();
+        let stored =
+            std::fs::read(&expect).unwrap().split(|b| *b == b'\n').filter(|line| !line.is_empty()).count();
         // A hard link is stored once and listed each time.
         assert!(files.trim().parse::<usize>().unwrap() <= stored, "more files than the kernel sees");
     }
@@ -36,7 +37,9 @@ fn an_extraction_does_not_go_into_a_directory_that_is_not_empty() {
 fn what_needs_leave_is_refused_without_it_and_shows_the_command() {
     let desk = Desk::new();
     let source = sample_instance(1);
-    for args in [vec!["ls", &source], vec!["stat", &source, "/etc"], vec!["extract", &source, "/etc", "--to", "x"]] {
+    for args in
+        [vec!["ls", &source], vec!["stat", &source, "/etc"], vec!["extract", &source, "/etc", "--to", "x"]]
+    {
         let out = desk.run(&args);
         assert_eq!(code(&out), 3, "{args:?}");
         assert!(out.stdout.is_empty(), "{args:?}: content without leave");
@@ -71,7 +74,8 @@ fn mistakes_get_an_answer_that_helps() {
         assert!(stderr(&out).contains(said), "{args:?}: {}", stderr(&out));
     }
     let out = desk.run(&["--json", "volumes", "/no/such/path"]);
-    let error: serde_json::Value = serde_json::from_slice(&out.stderr).expect("one JSON object on standard error");
+    let error: serde_json::Value =
+        serde_json::from_slice(&out.stderr).expect("one JSON object on standard error");
     assert_eq!(error["error"]["kind"], "not found");
 }
 
@@ -79,8 +83,18 @@ fn mistakes_get_an_answer_that_helps() {
 fn a_reader_that_goes_away_is_no_fault() {
     let desk = Desk::new();
     let script = "\"$1\" --json ls -R \"$2\" / $3 2>\"$4\" | head -n 1 >/dev/null; echo ${PIPESTATUS[0]}";
-    let args = [env!("CARGO_BIN_EXE_coldread"), &sample_instance(1), &super::LEAVE.join(" ").replace("a test", "test"), &text(&desk.path("err"))];
-    assert_eq!(support::text(support::shell(script, &args)).trim(), "0", "{}", std::fs::read_to_string(desk.path("err")).unwrap());
+    let args = [
+        env!("CARGO_BIN_EXE_coldread"),
+        &sample_instance(1),
+        &super::LEAVE.join(" ").replace("a test", "test"),
+        &text(&desk.path("err")),
+    ];
+    assert_eq!(
+        support::text(support::shell(script, &args)).trim(),
+        "0",
+        "{}",
+        std::fs::read_to_string(desk.path("err")).unwrap()
+    );
 }
 
 #[test]

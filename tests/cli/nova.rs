@@ -19,7 +19,8 @@ fn unpacked(desk: &Desk) -> Option<(PathBuf, PathBuf)> {
 }
 
 fn read_json(path: PathBuf) -> Value {
-    serde_json::from_slice(&std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+    serde_json::from_slice(&std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .unwrap()
 }
 
 #[test]
@@ -44,7 +45,8 @@ fn instances_and_chains_are_what_qemu_img_and_nova_said() {
             let said = read_json(texts.join(format!("qimg-{uuid}-{name}.json")));
             assert_eq!(disk["virtual_size"], said[0]["virtual-size"], "{uuid} {name}");
             assert_eq!(disk["format"], said[0]["format"], "{uuid} {name}");
-            let backing: Vec<_> = disk["backing"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+            let backing: Vec<_> =
+                disk["backing"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
             let recorded = said[0]["full-backing-filename"].as_str();
             let here = recorded.map(|path| path.replace("/var/lib/nova/instances", &text(&tree)));
             assert_eq!(backing, here.iter().map(String::as_str).collect::<Vec<_>>(), "{uuid} {name}");
@@ -82,9 +84,13 @@ fn a_dirty_journal_reads_as_after_the_kernels_recovery() {
         assert_eq!(super::code(&out), 0, "{}", super::stderr(&out));
         let flat = desk.path("flat");
         // The recorded path is the original host's; qemu-img is told the right base.
-        let base = support::text(support::run("qemu-img", &["info", "-U", "--output=json", &text(&tree.join(uuid).join("disk"))]));
+        let base = support::text(support::run(
+            "qemu-img",
+            &["info", "-U", "--output=json", &text(&tree.join(uuid).join("disk"))],
+        ));
         let base: Value = serde_json::from_str(&base).unwrap();
-        let base = base["backing-filename"].as_str().unwrap().replace("/var/lib/nova/instances", &text(&tree));
+        let base =
+            base["backing-filename"].as_str().unwrap().replace("/var/lib/nova/instances", &text(&tree));
         support::shell(
             "cp --sparse=always \"$1\" \"$3.qcow2\" && qemu-img rebase -u -F raw -b \"$2\" \"$3.qcow2\" && qemu-img convert -O raw \"$3.qcow2\" \"$3\" && dd if=\"$3\" of=\"$3.p1\" bs=1M skip=1 conv=sparse status=none",
             &[text(&tree.join(uuid).join("disk")), base, text(&flat)],

@@ -9,8 +9,24 @@ use crate::support;
 
 /// System calls that could change a file, with the flag that would make an open harmful.
 const HARMFUL: [&str; 18] = [
-    "O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "unlink", "rename", "truncate", "fallocate", "chmod", "chown", "utimens",
-    "setxattr", "removexattr", "link(", "linkat", "symlink", "mknod", "mkdir",
+    "O_WRONLY",
+    "O_RDWR",
+    "O_CREAT",
+    "O_TRUNC",
+    "unlink",
+    "rename",
+    "truncate",
+    "fallocate",
+    "chmod",
+    "chown",
+    "utimens",
+    "setxattr",
+    "removexattr",
+    "link(",
+    "linkat",
+    "symlink",
+    "mknod",
+    "mkdir",
 ];
 
 fn facts(tree: &Path) -> BTreeMap<PathBuf, Vec<i64>> {
@@ -24,7 +40,14 @@ fn facts(tree: &Path) -> BTreeMap<PathBuf, Vec<i64>> {
                 dirs.push(path);
                 continue;
             }
-            let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec(), meta.atime(), meta.atime_nsec()];
+            let times = [
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.ctime(),
+                meta.ctime_nsec(),
+                meta.atime(),
+                meta.atime_nsec(),
+            ];
             all.insert(path, [&[meta.size() as i64][..], &times].concat());
         }
     }
@@ -38,7 +61,10 @@ fn no_source_is_opened_for_writing_or_changes() {
     }
     let desk = Desk::new();
     let tree = desk.path("copied/instances");
-    support::shell("mkdir -p \"$2\" && cp -a \"$1/.\" \"$2\"", &[&support::repository("testdata/nova/instances"), &tree]);
+    support::shell(
+        "mkdir -p \"$2\" && cp -a \"$1/.\" \"$2\"",
+        &[&support::repository("testdata/nova/instances"), &tree],
+    );
     // A time of access in the past would move at the first read, under relatime too.
     support::shell("find \"$1\" -type f -exec touch -a -d 2001-01-01 {} +", &[&tree]);
     let before = facts(&tree);
@@ -58,7 +84,10 @@ fn no_source_is_opened_for_writing_or_changes() {
     for (i, args) in commands.iter().enumerate() {
         let trace = desk.path(&format!("trace{i}"));
         let mut command = support::command("strace");
-        command.args(["-f", "-qq", "-y", "-e", "trace=file,desc", "-o"]).arg(&trace).arg(env!("CARGO_BIN_EXE_coldread"));
+        command
+            .args(["-f", "-qq", "-y", "-e", "trace=file,desc", "-o"])
+            .arg(&trace)
+            .arg(env!("CARGO_BIN_EXE_coldread"));
         command.args(*args).env("COLDREAD_POLICY", desk.path("policy.toml"));
         if !["instances", "chain", "volumes"].contains(&args[0]) {
             command.args(LEAVE);
@@ -66,9 +95,14 @@ fn no_source_is_opened_for_writing_or_changes() {
         let out = command.output().unwrap();
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
         let trace = std::fs::read_to_string(&trace).unwrap();
-        let ours: Vec<_> = trace.lines().filter(|line| line.contains(&tree_text) && !line.contains("execve(")).collect();
-        assert!(ours.iter().any(|line| line.contains("O_RDONLY")), "{args:?}: the trace shows no source at all");
-        let writing = |line: &str| line.contains("write(") || line.contains("write64(") || line.contains("writev(");
+        let ours: Vec<_> =
+            trace.lines().filter(|line| line.contains(&tree_text) && !line.contains("execve(")).collect();
+        assert!(
+            ours.iter().any(|line| line.contains("O_RDONLY")),
+            "{args:?}: the trace shows no source at all"
+        );
+        let writing =
+            |line: &str| line.contains("write(") || line.contains("write64(") || line.contains("writev(");
         for line in ours {
             // A write names its descriptor's path first; what it writes may well name a source.
             let target = line.split_once('<').map_or("", |(_, rest)| rest.split('>').next().unwrap_or(""));
