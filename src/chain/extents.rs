@@ -62,7 +62,7 @@ impl Link {
     /// How many bytes of its disk this layer holds in which way.
     pub fn held(&self, effort: &Effort) -> Result<Held> {
         let (mut held, mut at) = (Held::default(), 0);
-        let mut fuel = self.fuel();
+        let mut fuel = Fuel::new("image tables", self.steps());
         while at < self.layer.size() {
             effort.check()?;
             fuel.burn(1)?;
@@ -86,10 +86,10 @@ impl Link {
     }
 
     /// Steps enough for every entry of sound tables, which share nothing.
-    fn fuel(&self) -> Fuel {
+    fn steps(&self) -> u64 {
         let entries = self.files().map(|file| file.file.len() >> 3).fold(0, u64::saturating_add);
         let l1 = self.header().map_or(0, |header| u64::from(header.l1_entries));
-        Fuel::new("image tables", entries.saturating_mul(4).saturating_add(l1).saturating_add(4096))
+        entries.saturating_mul(4).saturating_add(l1).saturating_add(4096)
     }
 }
 
@@ -106,15 +106,15 @@ impl Chain {
     /// Every extent of the disk in order, neighbours that go on with each other joined, until `visit` fails.
     pub fn extents(&self, effort: &Effort, visit: &mut dyn FnMut(&DiskExtent) -> Result<()>) -> Result<()> {
         let size = self.links.first().map_or(0, Link::virtual_size);
-        let mut fuels: Vec<_> = self.links.iter().map(Link::fuel).collect();
+        // One layer's extents are cut at the others' boundaries, so the steps of all count together.
+        let steps = self.links.iter().map(Link::steps).fold(0, u64::saturating_add);
+        let mut fuel = Fuel::new("image tables", steps);
         let mut pending: Option<DiskExtent> = None;
         let mut at = 0;
         while at < size {
             effort.check()?;
             let extent = self.extent(at, size.saturating_sub(at))?;
-            if let Some(fuel) = fuels.get_mut(extent.depth) {
-                fuel.burn(1)?;
-            }
+            fuel.burn(1)?;
             at = at.saturating_add(extent.length);
             pending = Some(match pending {
                 Some(mut last) if last.goes_on(&extent) => {
