@@ -9,5 +9,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ext4;
 mod harness;
 mod qcow2;

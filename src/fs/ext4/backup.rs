@@ -14,16 +14,12 @@ pub(super) fn superblock(raw: &Source, effort: &Effort) -> Result<Superblock> {
         Ok(sb) => {
             let (stored, computed) = sb.bad_checksum.unwrap_or_default();
             let what = format!("ext4 superblock: checksum {stored:#010x}, its bytes have {computed:#010x}");
-            match backup(raw, Some(&sb)) {
-                Some((offset, backup)) => {
-                    effort.find(format!("{what}; read from the backup at {offset:#x}"), site(raw, PRIMARY));
-                    Ok(backup)
-                }
-                None => {
-                    effort.find(what, site(raw, PRIMARY));
-                    Ok(sb)
-                }
+            if let Some((offset, backup)) = backup(raw, Some(&sb)) {
+                effort.find(format!("{what}; read from the backup at {offset:#x}"), site(raw, PRIMARY));
+                return Ok(backup);
             }
+            effort.find(what, site(raw, PRIMARY));
+            Ok(sb)
         }
         Err(error) => match backup(raw, None) {
             Some((offset, backup)) => {

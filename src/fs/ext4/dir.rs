@@ -1,6 +1,5 @@
 //! Directories from their first block to the last, whatever their index says.
 
-use std::collections::btree_map;
 use std::sync::Arc;
 
 use super::content::Content;
@@ -9,6 +8,7 @@ use super::disk::Disk;
 use super::hash::Hasher;
 use super::inode::Inode;
 use super::map::What;
+use super::records::Names;
 use super::{encrypt, flags, htree, inline};
 use crate::block::{self, Locate};
 use crate::effort::Fuel;
@@ -29,7 +29,7 @@ pub(super) struct Listing<'a> {
     offset: u64,
     at: usize,
     /// What a fast commit linked, once the blocks are through.
-    linked: Option<btree_map::Iter<'a, Vec<u8>, Option<(u32, u8)>>>,
+    linked: Option<<&'a Names as IntoIterator>::IntoIter>,
     ino: u32,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Listing<'a> {
             buf: Vec::new(),
             offset: 0,
             at: 0,
-            linked: disk.records.names(inode.ino).map(std::collections::BTreeMap::iter),
+            linked: disk.records.names(inode.ino).map(IntoIterator::into_iter),
             ino: inode.ino,
         })
     }

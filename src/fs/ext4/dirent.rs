@@ -82,7 +82,7 @@ impl Layout {
         let name_len = usize::from(b.u8(at.saturating_add(6), "name_len")?);
         let room = block.len().saturating_sub(at);
         let least = HEAD.saturating_add(name_len).next_multiple_of(4).max(TAIL_LEN);
-        if rec_len % 4 != 0 || rec_len < least || rec_len > room {
+        if !rec_len.is_multiple_of(4) || rec_len < least || rec_len > room {
             return Err(Error::corrupt(format!(
                 "rec_len {rec_len} with a name of {name_len} bytes and {room} bytes left in the block"
             )));

@@ -88,10 +88,7 @@ fn check(
     numbers: &[u8],
     stored: u32,
 ) -> Result<()> {
-    let place = match source.run_at(at)?.origin {
-        block::Origin::At { offset, .. } => offset,
-        _ => return Ok(()),
-    };
+    let block::Origin::At { offset: place, .. } = source.run_at(at)?.origin else { return Ok(()) };
     let number = place.checked_div(disk.sb.block_size.into()).unwrap_or(0);
     let computed = crc32c_parts(seed, &[&number.to_le_bytes(), numbers]);
     if stored != computed {

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Names of a directory: each that was linked (inode and the type as a directory entry stores it) or unlinked.
+pub(super) type Names = BTreeMap<Vec<u8>, Option<(u32, u8)>>;
+
 /// A change of a file's block map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RangeEdit {
@@ -21,7 +24,7 @@ pub(super) struct InodeRecord {
     /// Changes of its block map, in the order of the log.
     pub(super) ranges: Vec<RangeEdit>,
     /// For a directory: each name that was linked (inode and the type as a directory entry stores it) or unlinked.
-    pub(super) names: BTreeMap<Vec<u8>, Option<(u32, u8)>>,
+    pub(super) names: Names,
     /// For a directory: the log made it, and what its blocks hold is none of its names.
     pub(super) made: bool,
 }
@@ -50,7 +53,7 @@ impl Records {
     }
 
     /// Names that were linked or unlinked in directory `ino`.
-    pub(super) fn names(&self, ino: u32) -> Option<&BTreeMap<Vec<u8>, Option<(u32, u8)>>> {
+    pub(super) fn names(&self, ino: u32) -> Option<&Names> {
         self.inodes.get(&ino).map(|record| &record.names).filter(|names| !names.is_empty())
     }
 }

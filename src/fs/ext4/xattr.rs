@@ -99,7 +99,7 @@ fn entry(region: &[u8], at: usize) -> Result<Option<(XattrEntry<'_>, usize)>> {
 fn inode_region(inode: &Inode, raw: &[u8]) -> Option<usize> {
     let at = OLD_SIZE.saturating_add(inode.extra.into());
     let magic = Bytes::new(raw, "ext4 inode").le32(at, "h_magic").ok()?;
-    (inode.extra != 0 && inode.extra % 4 == 0 && magic == MAGIC).then(|| at.saturating_add(4))
+    (inode.extra != 0 && inode.extra.is_multiple_of(4) && magic == MAGIC).then(|| at.saturating_add(4))
 }
 
 /// The value of `system.data` in the inode, and where it lies in the inode.
