@@ -109,7 +109,7 @@ END
 
 #[test]
 fn mutations_of_small_filesystems() {
-    mutate("ext4::mutations_of_small_filesystems", 250, seeds, read);
+    mutate("ext4::mutations_of_small_filesystems", 80, seeds, read);
 }
 
 #[test]
