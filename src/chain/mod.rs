@@ -115,6 +115,14 @@ pub fn open(
     Ok(chain)
 }
 
+/// The file that `name` means in the image `of`: for what reads formats of its own and names other files, as VMDK does.
+pub fn refer(gate: &Gate, name: &[u8], of: &Admitted, effort: &Effort) -> Result<Admitted> {
+    let directory = of.path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    find::find(gate, name, &directory, &of.identity, effort)
+        .map(|found| found.admitted)
+        .map_err(|error| error.context(format!("named by {}", of.path.display())))
+}
+
 /// A file on its way to becoming a link.
 struct Step {
     found: Found,

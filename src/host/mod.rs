@@ -4,3 +4,4 @@ pub mod libvirt;
 pub mod live;
 pub mod nova;
 pub mod openstack;
+pub mod qemu_nbd;

@@ -13,4 +13,5 @@ mod journal;
 mod locks;
 mod nbd_client;
 mod nbd_server;
+mod qemu_nbd;
 mod volumes;
