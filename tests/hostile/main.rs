@@ -11,4 +11,5 @@ mod support;
 
 mod ext4;
 mod harness;
+mod journal;
 mod qcow2;

@@ -13,7 +13,7 @@ pub fn sequence_after(a: u32, b: u32) -> bool {
 }
 
 /// The largest log that mke2fs makes, in blocks: bounds the work that a larger claim could cause.
-const MAX_BLOCKS: u32 = 10_240_000;
+const MAX_BLOCKS: u64 = 10_240_000;
 
 /// The blocks of a journal.
 pub struct Log {
@@ -21,6 +21,8 @@ pub struct Log {
     pub source: Source,
     /// Its superblock.
     pub sb: JournalSuperblock,
+    /// How many blocks the filesystem has: a log that is longer has blocks more than once.
+    pub volume_blocks: u64,
 }
 
 impl Log {
@@ -69,11 +71,12 @@ impl Log {
 
     /// Starts a walk at the first record.
     pub fn walk(&self) -> Walk {
-        let blocks = self.sb.last.saturating_sub(self.sb.first).min(MAX_BLOCKS);
+        let blocks = u64::from(self.sb.last.saturating_sub(self.sb.first));
+        let blocks = blocks.min(self.volume_blocks).min(MAX_BLOCKS);
         Walk {
             next: self.sb.start,
             sequence: self.sb.sequence,
-            fuel: Fuel::new("journal", u64::from(blocks).saturating_add(1)),
+            fuel: Fuel::new("journal", blocks.saturating_add(1)),
         }
     }
 }

@@ -97,9 +97,9 @@ fn attempt(raw: &Source, volume: &Volume, journal: &Source, effort: &Effort) -> 
             fast_commits: Vec::new(),
         });
     }
-    let log = Log { source: Arc::clone(journal), sb };
+    let log = Log { source: Arc::clone(journal), sb, volume_blocks: volume.blocks };
     let scan = scan::scan(&log, effort)?;
-    let blocks = replay::replay(&log, &scan, volume.blocks, effort)?;
+    let blocks = replay::replay(&log, &scan, effort)?;
 
     let mut summary = format!(
         "replayed {} transactions from {}: {} writes to {} blocks, {} skipped by {} revoke records",

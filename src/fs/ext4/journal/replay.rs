@@ -32,16 +32,15 @@ pub struct Blocks {
     pub bad: u64,
 }
 
-/// Finds every block that the transactions before `scan.end` write. `volume_blocks` is how many blocks the filesystem
-/// has. A block whose checksum is wrong is a finding and stays as it lies, as the kernel leaves it.
-pub fn replay(log: &Log, scan: &Scan, volume_blocks: u64, effort: &Effort) -> Result<Blocks> {
+/// Finds every block that the transactions before `scan.end` write. A block whose checksum is wrong is a finding and
+/// stays as it lies, as the kernel leaves it.
+pub fn replay(log: &Log, scan: &Scan, effort: &Effort) -> Result<Blocks> {
     let restored = restored_blocks(log, scan, effort)?;
     let revoke = revoked_blocks(log, scan, &restored, effort)?;
     let mut pass = Replay {
         log,
         unescaped: Arc::new(Unescaped::new(Arc::clone(&log.source), log.sb.block_size)),
         revoke: &revoke,
-        volume_blocks,
         effort,
         data: vec![0; log.block_size()],
         blocks: Blocks {
@@ -130,7 +129,6 @@ struct Replay<'a> {
     log: &'a Log,
     unescaped: Source,
     revoke: &'a RevokeTable,
-    volume_blocks: u64,
     effort: &'a Effort,
     data: Vec<u8>,
     blocks: Blocks,
@@ -159,8 +157,9 @@ impl Replay<'_> {
 
     /// Why the block that `tag` describes must not be written, if so. `offset` is where its data lies in the journal.
     fn fault(&mut self, tag: &Tag, sequence: u32, offset: u64) -> Result<Option<String>> {
-        if tag.block >= self.volume_blocks {
-            return Ok(Some(format!("the filesystem has {} blocks", self.volume_blocks)));
+        let blocks = self.log.volume_blocks;
+        if tag.block >= blocks {
+            return Ok(Some(format!("the filesystem has {blocks} blocks")));
         }
         if !self.log.sb.has_crc32c() {
             return Ok(None);

@@ -72,3 +72,29 @@ impl BlockSource for Unescaped {
         Ok(Run { len, state: below.state, origin: Origin::At { source: &*self.journal, offset } })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::memory::Memory;
+
+    /// Any read, whatever its start and length, is the same cut of the blocks with the magic in front of each.
+    #[test]
+    fn every_block_begins_with_the_magic() {
+        let journal: Source = Arc::new(Memory::new("journal", vec![7u8; 30]));
+        let source = Unescaped::new(journal, 10);
+        let block = [0xc0, 0x3b, 0x39, 0x98, 7, 7, 7, 7, 7, 7];
+        let whole = [block, block, block].concat();
+        for start in 0..30usize {
+            for end in start..=30 {
+                let mut buf = vec![0; end.saturating_sub(start)];
+                source.read_at(start as u64, &mut buf).unwrap();
+                assert_eq!(buf, whole[start..end]);
+            }
+        }
+        let run = source.run_at(12).unwrap();
+        assert!(run.len == 2 && matches!(run.origin, Origin::Own));
+        let run = source.run_at(14).unwrap();
+        assert!(run.len == 6 && matches!(run.origin, Origin::At { offset: 14, .. }));
+    }
+}
