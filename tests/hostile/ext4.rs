@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coldread::block::cache::Cache;
 use coldread::block::memory::Memory;
-use coldread::block::{BlockSource, Source, State};
+use coldread::block::{Source, State};
 use coldread::effort::Effort;
 use coldread::error::{Kind, Result};
 use coldread::fs::{FileSystem, NodeId, Options, READERS, Stream};

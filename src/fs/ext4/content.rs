@@ -95,8 +95,7 @@ impl Content {
         (end.saturating_sub(offset).max(1), piece.what, there)
     }
 
-    /// The next stretch at or after byte `offset` that is not a hole: the same as [`BlockSource::run_at`] with the hole
-    /// left out. `None` at the end.
+    /// The stretch that holds block `block`: its blocks of the file and what is there, `None` for a hole.
     pub(super) fn block_at(&self, block: u64) -> (Range<u64>, Option<What>) {
         let piece = self.piece(block);
         (piece.range, piece.what)
