@@ -79,12 +79,11 @@ fn lines(out: &mut String, entries: &[Ace], prefix: &str, effective: bool) -> Re
 pub fn text(node: &Node, attributes: &[Attribute]) -> Result<String> {
     let mut out = String::new();
     let value = |name: &[u8]| attributes.iter().find(|a| a.name == name).map(|a| &a.value[..]);
-    match value(ACCESS) {
-        Some(value) => lines(&mut out, &parse(value)?, "", true)?,
-        None => {
-            let class = |tag, shift: u16| Ace { tag, perm: node.mode >> shift & 7, id: 0 };
-            lines(&mut out, &[class(USER_OBJ, 6), class(GROUP_OBJ, 3), class(OTHER, 0)], "", false)?;
-        }
+    if let Some(value) = value(ACCESS) {
+        lines(&mut out, &parse(value)?, "", true)?;
+    } else {
+        let class = |tag, shift: u16| Ace { tag, perm: node.mode >> shift & 7, id: 0 };
+        lines(&mut out, &[class(USER_OBJ, 6), class(GROUP_OBJ, 3), class(OTHER, 0)], "", false)?;
     }
     if let Some(value) = value(DEFAULT) {
         lines(&mut out, &parse(value)?, "default:", true)?;

@@ -49,6 +49,8 @@ pub fn cat<A: Content>(view: &View<A>, path: &[u8], part: Part, out: &mut dyn Wr
             }),
         })?;
     out.flush().map_err(sink_error)?;
-    gaps.iter_mut().for_each(|gap| gap.start = gap.start.saturating_add(part.offset));
+    for gap in &mut gaps {
+        gap.start = gap.start.saturating_add(part.offset);
+    }
     Ok(gaps)
 }

@@ -206,14 +206,16 @@ fn threaded(
                 continue;
             }
             effort.advance(chunk.len);
-            found.into_iter().for_each(|gap| add_gap(&mut gaps, gap));
+            for gap in found {
+                add_gap(&mut gaps, gap);
+            }
             meeting.lock().free.push(buf);
             meeting.moved.notify_all();
         }
     })
 }
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A block of zeros to compare with.
 pub fn is_zero(block: &[u8]) -> bool {

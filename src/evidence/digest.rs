@@ -42,6 +42,9 @@ pub enum Hashed {
     },
 }
 
+/// A job, until somebody takes it, and what came of it.
+type Slot<'a> = (Mutex<Option<Job<'a>>>, Mutex<Option<Result<Hashed>>>);
+
 /// Names that are dealt with at once.
 const BATCH: usize = 512;
 
@@ -76,25 +79,25 @@ fn guest_digests(
             }
             let (jobs, allowance, each) = &mut *state.borrow_mut();
             jobs.push(Job { path: path.to_vec(), what: Ok((spot, node.size, allowance.take(node.size))) });
-            if jobs.len() < BATCH { Ok(()) } else { batch(guest, jobs, each) }
+            if jobs.len() < BATCH { Ok(()) } else { batch(guest, jobs, &mut **each) }
         },
         &mut |Left { path, error, .. }| {
             let (jobs, _, each) = &mut *state.borrow_mut();
             jobs.push(Job { path: path.to_vec(), what: Err(error) });
-            if jobs.len() < BATCH { Ok(()) } else { batch(guest, jobs, each) }
+            if jobs.len() < BATCH { Ok(()) } else { batch(guest, jobs, &mut **each) }
         },
     )?;
-    let (mut jobs, _, mut each) = state.into_inner();
-    batch(guest, &mut jobs, &mut each)
+    let (mut jobs, _, each) = state.into_inner();
+    batch(guest, &mut jobs, each)
 }
 
 fn batch(
     guest: &Guest<'_>,
     jobs: &mut Vec<Job<'_>>,
-    each: &mut &mut dyn FnMut(Hashed) -> Result<()>,
+    each: &mut dyn FnMut(Hashed) -> Result<()>,
 ) -> Result<()> {
     let jobs = std::mem::take(jobs);
-    let slots: Vec<(Mutex<Option<Job<'_>>>, Mutex<Option<Result<Hashed>>>)> =
+    let slots: Vec<Slot<'_>> =
         jobs.into_iter().map(|job| (Mutex::new(Some(job)), Mutex::new(None))).collect();
     let next = AtomicUsize::new(0);
     let work = || {

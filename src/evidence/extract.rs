@@ -167,18 +167,26 @@ fn guest_to_dir(
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(workers);
         let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..workers {
-            let (run, receiver) = (&run, Arc::clone(&receiver));
-            scope.spawn(move || labour(run, &receiver));
-        }
+        let clock = scope.spawn(|| run.sequence.keep_flushed().map_err(|error| run.fail(error)));
+        let crew: Vec<_> = (0..workers)
+            .map(|_| {
+                let (run, receiver) = (&run, Arc::clone(&receiver));
+                scope.spawn(move || labour(run, &receiver))
+            })
+            .collect();
         drop(receiver);
-        let mut plan = match Plan::new(&run, sender) {
-            Ok(plan) => plan,
-            Err(error) => return run.fail(error),
-        };
-        if let Err(error) = plan.all(wanted) {
+        let planned = Plan::new(&run, sender).and_then(|mut plan| plan.all(wanted));
+        if let Err(error) = planned {
             run.fail(error);
         }
+        for worker in crew {
+            if worker.join().is_err() {
+                run.fail(Error::corrupt("a thread that copies files failed"));
+            }
+        }
+        run.sequence.stop();
+        // What went wrong there is in `run.failed`.
+        let _ = clock.join();
     });
     let failed = run.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (mut manifest, outcome) = run.sequence.finish();

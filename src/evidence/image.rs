@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn an_image_is_the_source_with_its_holes_and_its_digest_that_of_the_file() {
         let mib = 1_u64 << 20;
-        let bytes: Arc<[u8]> = (0..5 * mib).map(|i| (i * 7 >> 9) as u8).collect();
+        let bytes: Arc<[u8]> = (0..5 * mib).map(|i| ((i * 7) >> 9).to_le_bytes()[0]).collect();
         let data: Source = Arc::new(Memory::new("data", bytes));
         let at = |start, len, from| Piece { start, len, what: Part::At(Arc::clone(&data), from) };
         let lost = Piece { start: 40 * mib, len: 4096, what: Part::Lost("bad".into()) };
@@ -136,7 +136,7 @@ mod tests {
             let mut want = vec![0; 4096];
             for at in (0..50 * mib).step_by(4096).filter(|at| gaps == 0 || *at != 40 * mib) {
                 source.read_at(at, &mut want).unwrap();
-                assert_eq!(written[at as usize..][..4096], want, "{at:#x}");
+                assert_eq!(written[usize::try_from(at).unwrap()..][..4096], want, "{at:#x}");
             }
             assert!(image(&source, &to, options, &Effort::default()).is_err());
         }

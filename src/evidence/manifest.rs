@@ -10,7 +10,7 @@ use super::chunks::Gap;
 use super::copy::sink_error;
 use super::hash::{Sum, hex};
 use super::json::{self, Json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::Time;
 
 /// What a run did, for its summary line and its exit code.
@@ -30,7 +30,7 @@ pub struct Outcome {
 const HELD_BYTES: usize = 256 << 10;
 
 /// How long a line is held back at most while others come, so that a killed run has nearly all of its lines.
-const HELD_TIME: Duration = Duration::from_millis(250);
+pub const HELD_TIME: Duration = Duration::from_millis(250);
 
 /// A file of lines. Lines reach it whole.
 pub struct Lines {
@@ -53,6 +53,9 @@ impl Lines {
 
     /// Writes what is held.
     pub fn flush(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
         self.file.write_all(&self.held).and_then(|()| self.file.flush()).map_err(sink_error)?;
         self.held.clear();
         self.since = Instant::now();
@@ -132,6 +135,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Nothing, of content that could not be opened.
+    pub fn unread(size: u64, problems: &[Error]) -> Self {
+        let error = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self { gaps: vec![Gap { start: 0, len: size, error }], ..Self::default() }
+    }
+
     /// The members that the manifest adds to the object of `stat`.
     pub fn members(&self, json: &mut Json<'_>) {
         let digest = |json: &mut Json<'_>, name, sum: Option<&Sum>| match sum {

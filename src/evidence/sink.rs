@@ -31,6 +31,12 @@ impl Dir {
     pub fn path(&self) -> &[u8] {
         &self.path
     }
+
+    /// Takes back a file that was not finished.
+    pub fn remove(&self, name: &[u8]) {
+        // It is ours, it was just made, and if it cannot go, `verify` will name it.
+        let _ = unlinkat(self.fd.as_fd(), OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 /// An output directory.
@@ -105,12 +111,6 @@ impl Sink {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let (fd, name) = self.place(name, |name| openat(parent.fd.as_fd(), name, FILE_FLAGS, mode))?;
         Ok((File::from(fd), name))
-    }
-
-    /// Takes back a file that was not finished.
-    pub fn remove(&self, parent: &Dir, name: &[u8]) {
-        // It is ours, it was just made, and if it cannot go, `verify` will name it.
-        let _ = unlinkat(parent.fd.as_fd(), OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir);
     }
 
     /// Tries the guest's name; then, if the host cannot hold it or has it, names made from it.

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::chunks::Gap;
 use super::copy::{Piece, sink_error, stream, zeros};
 use super::hash::{Allowance, Hasher, NOT_HASHED, SparseHasher};
 use super::image::create;
@@ -165,31 +164,28 @@ impl Archive<'_, '_, '_> {
             if let Some(first) = &stored.output {
                 let member =
                     Member { name: &name, link: first, node, extras: &extras, what: What::Hardlink, size: 0 };
-                self.out.put(&member.header()?)?;
+                self.out.put(&member.header())?;
             }
             return self.record(path, node, &extras, &stored);
         }
         let target = extras.target.clone().unwrap_or_default();
         let plain = |what| Member { name: &name, link: &target, node, extras: &extras, what, size: 0 };
         let stored = match node.kind {
-            FileType::File => match extras.content.take() {
-                Some(content) => {
-                    let stored = self.file(&name, node, &extras, &content)?;
-                    extras.content = Some(content);
-                    stored
-                }
-                None => {
-                    let error =
-                        extras.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    Stored { gaps: vec![Gap { start: 0, len: node.size, error }], ..Stored::default() }
-                }
-            },
+            FileType::File => {
+                let content = extras.content.take();
+                let stored = match &content {
+                    Some(content) => self.file(&name, node, &extras, content)?,
+                    None => Stored::unread(node.size, &extras.problems),
+                };
+                extras.content = content;
+                stored
+            }
             FileType::Socket | FileType::Unknown => {
                 Stored { note: Some("a tar has no form for this"), ..Stored::default() }
             }
             FileType::Symlink if extras.target.is_none() => Stored::default(),
             kind => {
-                let header = plain(What::of(kind)).header()?;
+                let header = plain(What::of(kind)).header();
                 self.out.put(&header)?;
                 Stored { output: Some(name.clone()), ..Stored::default() }
             }
@@ -227,7 +223,7 @@ impl Archive<'_, '_, '_> {
         let size = text.len() as u64 + map.as_ref().map_or(len, sparse::Map::data_len);
         let what = if map.is_some() { What::Sparse(len) } else { What::File };
         let member = Member { name, link: b"", node, extras, what, size };
-        self.out.put(&member.header()?)?;
+        self.out.put(&member.header())?;
         self.out.put(&text)?;
         let hash = self.allowance.take(len);
         let (mut hasher, mut sparse) = (Hasher::default(), SparseHasher::default());

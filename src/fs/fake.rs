@@ -19,8 +19,6 @@ pub enum Body {
     File(Source),
     /// A target.
     Link(Vec<u8>),
-    /// Neither.
-    Other(FileType),
 }
 
 /// The filesystem. Node 2 is the root.
@@ -28,7 +26,6 @@ pub enum Body {
 pub struct Fake {
     facts: Facts,
     nodes: BTreeMap<u64, (Node, Body)>,
-    attributes: BTreeMap<u64, Vec<Attribute>>,
 }
 
 impl Fake {
@@ -45,7 +42,6 @@ impl Fake {
             Body::Dir(_) => (FileType::Dir, 4096),
             Body::File(source) => (FileType::File, source.len()),
             Body::Link(target) => (FileType::Symlink, target.len() as u64),
-            Body::Other(kind) => (*kind, 0),
         };
         let time = Some(Time { seconds: 1_700_000_000, nanoseconds: 123_456_789 });
         let node = Node {
@@ -97,12 +93,6 @@ impl Fake {
     /// Changes a node's metadata.
     pub fn change(&mut self, ino: u64, change: impl FnOnce(&mut Node)) {
         change(&mut self.nodes.get_mut(&ino).unwrap().0);
-    }
-
-    /// Gives a node an attribute.
-    pub fn attribute(&mut self, ino: u64, name: &[u8], value: &[u8]) {
-        let attribute = Attribute { name: name.to_vec(), value: value.to_vec() };
-        self.attributes.entry(ino).or_default().push(attribute);
     }
 
     fn get(&self, id: NodeId) -> Result<&(Node, Body)> {
@@ -164,8 +154,8 @@ impl FileSystem for Fake {
         }
     }
 
-    fn attributes(&self, id: NodeId) -> Result<Vec<Attribute>> {
-        Ok(self.attributes.get(&id.ino).cloned().unwrap_or_default())
+    fn attributes(&self, _: NodeId) -> Result<Vec<Attribute>> {
+        Ok(Vec::new())
     }
 
     fn footprint(&self, _: NodeId, _: &mut dyn FnMut(Range<u64>, Role)) -> Result<()> {

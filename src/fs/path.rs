@@ -111,6 +111,7 @@ fn show(path: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "numbers of the test's own")]
 mod tests {
     use super::*;
     use crate::error::Kind;

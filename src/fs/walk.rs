@@ -190,6 +190,7 @@ impl Seen {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "numbers of the test's own")]
 mod tests {
     use super::*;
     use crate::fs::FileSystem;

@@ -6,6 +6,7 @@ mod laws;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod evidence;
 mod ext4;
 mod gate;
 mod images;

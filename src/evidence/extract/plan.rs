@@ -129,14 +129,13 @@ impl<'r, 'a> Plan<'r, 'a> {
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
             end += 1 + part.len();
             let key = &path[..end.min(path.len())];
-            output = match self.parents.get(key) {
-                Some(output) => output.clone(),
-                None => {
-                    let above = self.run.sink.reopen(&output)?;
-                    let made = self.run.sink.dir(&above, part)?.path().to_vec();
-                    self.parents.insert(key.to_vec(), made.clone());
-                    made
-                }
+            output = if let Some(output) = self.parents.get(key) {
+                output.clone()
+            } else {
+                let above = self.run.sink.reopen(&output)?;
+                let made = self.run.sink.dir(&above, part)?.path().to_vec();
+                self.parents.insert(key.to_vec(), made.clone());
+                made
             };
         }
         Ok(output)
@@ -245,6 +244,10 @@ impl<'r, 'a> Plan<'r, 'a> {
     }
 
     fn push(&mut self, job: Job<'a>, bytes: u64) -> Result<()> {
+        // The lines of what is finished soon are not to wait for a large file.
+        if bytes >= BATCH_BYTES {
+            self.send()?;
+        }
         self.batch.push(job);
         self.bytes = self.bytes.saturating_add(bytes);
         if self.batch.len() >= BATCH_NAMES || self.bytes >= BATCH_BYTES { self.send() } else { Ok(()) }

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use super::Key;
 use crate::error::Result;
 use crate::evidence::json::Json;
-use crate::evidence::manifest::{Manifest, Outcome, Stored};
+use crate::evidence::manifest::{HELD_TIME, Manifest, Outcome, Stored};
 
 /// What a batch gave.
 #[derive(Default)]
@@ -70,6 +70,20 @@ impl Sequence {
         self.moved.notify_all();
         while state.waiting_bytes > WAITING_MAX && !state.stopped {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Writes held lines while a large file keeps new ones from coming. Returns after [`Sequence::stop`].
+    pub fn keep_flushed(&self) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.stopped {
+            let (next, waited) =
+                self.moved.wait_timeout(state, HELD_TIME).unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if waited.timed_out() {
+                state.manifest.flush()?;
+            }
         }
         Ok(())
     }

@@ -145,7 +145,8 @@ fn lost_ranges_are_zeros_and_gaps_and_the_digest_is_of_the_output() {
         assert!(line["sha256"].is_null() && line["output_sha256"].is_string());
         assert_eq!(line["gaps"].as_array().unwrap().len(), 1);
         let data = fs::read(to.join("files").join(name)).unwrap();
-        let (start, end) = (start as usize, (start + len) as usize);
+        let at = |n: u64| usize::try_from(n).unwrap();
+        let (start, end) = (at(start), at(start + len));
         assert!(
             data[..start].iter().all(|b| *b == 1)
                 && data[start..end].iter().all(|b| *b == 0)

@@ -32,10 +32,7 @@ pub(super) fn batch(run: &Run<'_>, jobs: Vec<Job<'_>>, scratch: &mut Vec<u8>) ->
             let content = extras.content.take();
             let done = match &content {
                 Some(content) => copy(run, content, dir, name(&jobs[i].path), *hash, scratch)?,
-                None => {
-                    let why = extras.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    Stored { gaps: vec![Gap { start: 0, len: node.size, error: why }], ..Stored::default() }
-                }
+                None => Stored::unread(node.size, &extras.problems),
             };
             extras.content = content;
             stored[i] = Some((extras, done));
@@ -141,7 +138,7 @@ fn copy(
         Ok(gaps) => gaps,
         Err(error) => {
             drop(file);
-            run.sink.remove(dir, &held);
+            dir.remove(&held);
             return whole_gap(content, error);
         }
     };

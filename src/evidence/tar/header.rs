@@ -4,7 +4,6 @@
 
 use std::io::Write;
 
-use crate::error::{Error, Result};
 use crate::evidence::acl;
 use crate::evidence::json::decimal;
 use crate::evidence::record::Extras;
@@ -67,8 +66,8 @@ const MAX_11: u64 = 0o77_777_777_777;
 
 impl Member<'_> {
     /// All header blocks.
-    pub fn header(&self) -> Result<Vec<u8>> {
-        let records = self.records()?;
+    pub fn header(&self) -> Vec<u8> {
+        let records = self.records();
         let mut out = Vec::with_capacity(1024 + records.len());
         if !records.is_empty() {
             // Some readers unpack a pax header as a file; this is the name it would get.
@@ -86,11 +85,11 @@ impl Member<'_> {
             self.name
         };
         self.block(&mut out, name, self.link, self.what.flag(), self.size);
-        Ok(out)
+        out
     }
 
     /// The records of the pax header.
-    fn records(&self) -> Result<Vec<u8>> {
+    fn records(&self) -> Vec<u8> {
         let (node, mut out) = (self.node, Vec::new());
         let text = |name: &[u8]| std::str::from_utf8(name).is_ok();
         let (long_name, long_link) = (self.name.len() > 100, self.link.len() > 100);
@@ -122,23 +121,17 @@ impl Member<'_> {
             }
         }
         if self.what != What::Hardlink {
-            self.attributes(&mut out)?;
+            self.attributes(&mut out);
         }
-        Ok(out)
+        out
     }
 
-    fn attributes(&self, out: &mut Vec<u8>) -> Result<()> {
+    fn attributes(&self, out: &mut Vec<u8>) {
         for attribute in &self.extras.attributes {
             let value = &attribute.value;
-            let acl = |value| acl::plain(value).map_err(|error: Error| error.context("ACL"));
             match &attribute.name[..] {
-                // One that makes no sense is left to the manifest, which says so.
-                acl::ACCESS => {
-                    acl(value).map(|t| record(out, b"SCHILY.acl.access", t.as_bytes())).unwrap_or(())
-                }
-                acl::DEFAULT => {
-                    acl(value).map(|t| record(out, b"SCHILY.acl.default", t.as_bytes())).unwrap_or(())
-                }
+                acl::ACCESS => acl_record(out, b"SCHILY.acl.access", value),
+                acl::DEFAULT => acl_record(out, b"SCHILY.acl.default", value),
                 name => {
                     if name == b"security.selinux" {
                         let label = value.strip_suffix(b"\0").unwrap_or(value);
@@ -157,7 +150,6 @@ impl Member<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// One ustar block. What does not fit is cut here and whole in the pax header.
@@ -188,6 +180,13 @@ impl Member<'_> {
         block[148..154].copy_from_slice(&octal(sum, 6));
         block[154] = 0;
         out.extend_from_slice(&block);
+    }
+}
+
+/// An ACL as text. One that makes no sense is left to the manifest, which says so.
+fn acl_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    if let Ok(text) = acl::plain(value) {
+        record(out, key, text.as_bytes());
     }
 }
 

@@ -47,7 +47,7 @@ fn every_change_is_named() {
         (
             |dir| {
                 edit(dir, |text| {
-                    text.lines().filter(|l| !l.contains("summary")).map(|l| format!("{l}\n")).collect()
+                    text.lines().filter(|l| !l.contains("summary")).flat_map(|l| [l, "\n"]).collect()
                 })
             },
             &[("incomplete", "manifest.jsonl")],
@@ -59,7 +59,7 @@ fn every_change_is_named() {
         (
             |dir| {
                 edit(dir, |text| {
-                    text.lines().filter(|l| !l.contains("\"/a\"")).map(|l| format!("{l}\n")).collect()
+                    text.lines().filter(|l| !l.contains("\"/a\"")).flat_map(|l| [l, "\n"]).collect()
                 })
             },
             &[("manifest", "manifest.jsonl"), ("sums", "files/a"), ("extra", "files/a")],
