@@ -1,8 +1,8 @@
 //! What a run is about to do to an instance, on disk before it does it.
 //!
 //! One file a domain, `<uuid>.run` in a directory of mode 0700, made with `O_EXCL`: two runs on one instance exclude
-//! each other by it. JSON, one object a line: first the [`Header`], then the [`Note`]s, each synced before what it
-//! announces. Whoever acts for the run holds the file's flock: the watchdog, and with it every virsh that it started, since
+//! each other by it. JSON, one object a line: first the [`Header`], then the [`Note`]s, those that announce a step synced
+//! before it. Whoever acts for the run holds the file's flock: the watchdog, and with it every virsh that it started, since
 //! they inherit the descriptor. So the lock is free only when nobody is left who could still do something.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -139,7 +139,11 @@ impl Journal {
         })?;
         let mut journal = Self { file, path, header, notes: Vec::new() };
         let text = journal.header_line();
-        if let Err(e) = text.and_then(|text| journal.append(&text)).and_then(|()| sync_dir(dir)) {
+        if let Err(e) = text
+            .and_then(|text| journal.append(&text))
+            .and_then(|()| journal.sync())
+            .and_then(|()| sync_dir(dir))
+        {
             journal.close();
             return Err(e);
         }
@@ -185,16 +189,28 @@ impl Journal {
 
     /// Writes a note and syncs it.
     pub fn note(&mut self, note: Note) -> Result<()> {
+        self.jot(note)?;
+        self.sync()
+    }
+
+    /// Writes a note that need not be on the disk before what comes next.
+    pub fn jot(&mut self, note: Note) -> Result<()> {
         self.notes.push(note.clone());
-        let text = serde_json::to_string(&Line { at: now(), note })
-            .map_err(|e| Error::io("a line of the journal", e))?;
+        let line = Line { at: now(), note };
+        let text = serde_json::to_string(&line).map_err(|e| Error::io("a line of the journal", e))?;
         self.append(&text)
     }
 
     fn append(&mut self, text: &str) -> Result<()> {
-        let written =
-            self.file.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.file.sync_data());
-        written.map_err(|e| Error::io(format!("the journal {}", self.path.display()), e))
+        self.file.write_all(format!("{text}\n").as_bytes()).map_err(|e| self.failed(e))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, e: std::io::Error) -> Error {
+        Error::io(format!("the journal {}", self.path.display()), e)
     }
 
     /// What the run is.

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::journal::{Header, Journal, Note, now, xml_path};
-use super::process;
 use super::restore::{self, Outcome};
 use super::steps::{Owed, Step};
 use super::view;
@@ -90,29 +89,27 @@ impl<'a> Run<'a> {
 
     /// Takes the steps before reading. A failure leaves what was done to be undone.
     pub fn before(&mut self, patience: &Patience) -> Result<()> {
-        for step in self.header().mode.before() {
-            self.take(*step, patience)?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, step: Step, patience: &Patience) -> Result<()> {
-        let noted = self.journal.note(Note::Begin(step));
-        // What takes something back is done even if nothing can be written any more.
-        if step.undo().is_some() {
+        self.prepare_view()?;
+        let steps = self.header().mode.before();
+        // All that will be owed an undo is written and synced before the first step: a pause waits for no disk.
+        for step in steps.iter().filter(|step| step.undo().is_some()) {
+            let noted = self.journal.note(Note::Begin(*step));
             noted.map_err(|e| e.hint("nothing is done to an instance that is not written down first"))?;
         }
-        self.limit(patience);
-        let answer = match step {
-            Step::Suspend => self.suspend(),
-            Step::StartView => self.start_view(),
-            Step::Resume => self.resume(),
-            Step::DropView => Ok(()),
-        };
-        // A refusal of libvirt is an answer; a call that was left is none.
-        self.unsure |= answer.is_err();
-        answer?;
-        let _ = self.journal.note(Note::Done(step));
+        for step in steps {
+            self.limit(patience);
+            let answer = match step {
+                Step::Suspend => self.suspend(),
+                Step::StartView => self.start_view(),
+                Step::Resume => self.resume(),
+                Step::DropView => Ok(()),
+            };
+            // A refusal of libvirt is an answer; a call that was left is none.
+            self.unsure |= answer.is_err();
+            answer?;
+            // Only for whoever comes after us: what is done can be done again.
+            let _ = self.journal.jot(Note::Done(*step));
+        }
         Ok(())
     }
 
@@ -182,19 +179,25 @@ impl<'a> Run<'a> {
         let _ = self.journal.note(Note::NotOurs(why));
     }
 
+    /// Makes what the view needs, before the pause.
+    fn prepare_view(&mut self) -> Result<()> {
+        let header = self.journal.header();
+        let Some(plan) = &header.view else { return Ok(()) };
+        let xml = xml_path(self.journal.path());
+        plan.make(header.qemu)?;
+        std::fs::write(&xml, plan.xml()?).map_err(|e| Error::io(format!("{}", xml.display()), e))
+    }
+
     fn start_view(&mut self) -> Result<()> {
         let header = self.journal.header();
-        let plan = header.view.as_ref().ok_or_else(|| Error::usage("a view without a plan"))?;
-        let qemu = process::qemu(&header.uuid);
-        let xml = xml_path(self.journal.path());
-        plan.make(qemu)?;
-        std::fs::write(&xml, plan.xml()?).map_err(|e| Error::io(format!("{}", xml.display()), e))?;
         self.view_until = Some(Instant::now() + Duration::from_millis(header.max_view_ms));
-        let uuid = header.uuid.clone();
+        let (uuid, xml) = (header.uuid.clone(), xml_path(self.journal.path()));
         let begun = self.host.backup_begin(&uuid, &xml);
         let header = self.journal.header();
         begun.map_err(|e| match &header.view {
-            Some(plan) if !e.what().starts_with("the run") => view::explain(&e, plan, &header.name, qemu),
+            Some(plan) if !e.what().starts_with("the run") => {
+                view::explain(&e, plan, &header.name, header.qemu)
+            }
             _ => e,
         })
     }
