@@ -1,9 +1,10 @@
 //! A host file, opened for reading and never otherwise.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -16,6 +17,9 @@ pub struct HostFile {
     name: Arc<str>,
     file: File,
     len: u64,
+    /// The stretch of data that was found last. Finding its end costs a walk over the host file's extents, and a file
+    /// without holes is one stretch. What is a hole is always asked anew.
+    data: Mutex<Range<u64>>,
 }
 
 impl HostFile {
@@ -27,7 +31,7 @@ impl HostFile {
         // A block device has no size in its inode; its end can be sought.
         let len =
             if meta.is_file() { meta.size() } else { seek(file.as_fd(), 0, Whence::SeekEnd).unwrap_or(0) };
-        Ok(Self { name, file, len })
+        Ok(Self { name, file, len, data: Mutex::new(0..0) })
     }
 
     /// The descriptor, for `fstat` and lock queries.
@@ -62,6 +66,10 @@ impl BlockSource for HostFile {
     fn run_at(&self, offset: u64) -> Result<Run<'_>> {
         within(self, offset, 1)?;
         let left = self.len.saturating_sub(offset);
+        let mut known = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&offset) {
+            return Ok(Run::own(known.end.saturating_sub(offset).clamp(1, left), State::Data));
+        }
         let data = seek(self.file.as_fd(), offset, Whence::SeekData);
         let (state, end) = match data {
             Ok(start) if start > offset => (State::Hole, start),
@@ -69,6 +77,9 @@ impl BlockSource for HostFile {
             Err(Errno::ENXIO) => (State::Hole, self.len),
             Err(_) => (State::Data, self.len),
         };
+        if state == State::Data {
+            *known = offset..end;
+        }
         Ok(Run::own(end.saturating_sub(offset).clamp(1, left), state))
     }
 }
