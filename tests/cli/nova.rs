@@ -101,3 +101,123 @@ fn a_dirty_journal_reads_as_after_the_kernels_recovery() {
         assert_eq!(kernel, support::shell(sums, &[&to.join("files")]), "{uuid}");
     }
 }
+
+/// A tree as Nova wrote them before 2012, and directories in passing: made by hand after nova/virt/libvirt of those releases.
+fn old_tree(desk: &Desk, name: &str, server: &str) -> PathBuf {
+    let tree = desk.path(name);
+    let script = r#"
+        mkdir -p "$1/_base" "$1/locks" "$1/instance-0000274a" "$1/snapshots"
+        base=da4b9237bacccdf19c0760cab7aec4a8359010b0_20
+        truncate -s 1M "$1/_base/$base" "$1/_base/ephemeral_0_20_None"
+        qemu-img create -q -f qcow2 -F raw -b "/var/lib/nova/instances/_base/$base" "$1/instance-0000274a/disk" -u 2M
+        qemu-img create -q -f qcow2 -F raw -b "/var/lib/nova/instances/_base/ephemeral_0_20_None" "$1/instance-0000274a/disk.local" -u 1M
+        echo "<domain type='kvm'><name>instance-0000274a</name><uuid>b42c7e0c-0001-4e2f-8f4f-6c4b2c7e0c01</uuid><metadata>
+          <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.0'><nova:name>$2</nova:name></nova:instance></metadata>
+          <devices><disk type='file' device='disk'><driver type='qcow2'/><source file='/var/lib/nova/instances/instance-0000274a/disk'/>
+          <target dev='vda' bus='virtio'/></disk></devices></domain>" >"$1/instance-0000274a/libvirt.xml"
+        for kind in resize del; do
+            mkdir "$1/b42c7e0c-0002-4e2f-8f4f-6c4b2c7e0c02_$kind"
+            truncate -s 1M "$1/b42c7e0c-0002-4e2f-8f4f-6c4b2c7e0c02_$kind/disk"
+            echo '{"/var/lib/nova/instances/b42c7e0c-0002-4e2f-8f4f-6c4b2c7e0c02/disk": "raw"}' >"$1/b42c7e0c-0002-4e2f-8f4f-6c4b2c7e0c02_$kind/disk.info"
+        done"#;
+    support::shell(script, &[tree.as_os_str(), server.as_ref()]);
+    tree
+}
+
+#[test]
+fn old_trees_and_directories_in_passing_are_instances_too() {
+    if !support::need(&["qemu-img"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let tree = old_tree(&desk, "old", "mail");
+    let out = desk.run(&["--json", "instances", &text(&tree)]);
+    let all: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let seen: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| (i["standing"].clone(), i["uuid"].clone(), i["name"].clone()))
+        .collect();
+    let moving = "b42c7e0c-0002-4e2f-8f4f-6c4b2c7e0c02";
+    assert_eq!(
+        seen,
+        [
+            ("deleted".into(), moving.into(), Value::Null),
+            ("resize".into(), moving.into(), Value::Null),
+            ("present".into(), "b42c7e0c-0001-4e2f-8f4f-6c4b2c7e0c01".into(), "mail".into()),
+        ]
+    );
+    let disks: Vec<_> = all[2]["disks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| (d["name"].clone(), d["target"].clone()))
+        .collect();
+    assert_eq!(disks, [("disk".into(), "vda".into()), ("disk.local".into(), Value::Null)]);
+    for name in ["instance-0000274a", "b42c7e0c-0001-4e2f-8f4f-6c4b2c7e0c01", "mail"] {
+        let out = desk.run(&["--json", "chain", name, "--instances", &text(&tree)]);
+        let chain: Value =
+            serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{name}: {}", super::stderr(&out)));
+        assert_eq!(
+            chain["layers"][1]["path"],
+            format!("{}/_base/da4b9237bacccdf19c0760cab7aec4a8359010b0_20", text(&tree))
+        );
+        assert_eq!(chain["layers"][0]["format_from"], "libvirt XML");
+    }
+}
+
+#[test]
+fn a_name_that_two_trees_have_is_ambiguous_and_both_are_listed() {
+    if !support::need(&["qemu-img"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let (one, two) = (text(&old_tree(&desk, "one", "mail")), text(&old_tree(&desk, "two", "mail")));
+    let out = desk.run(&["chain", "mail", "--instances", &one, "--instances", &two]);
+    assert_eq!(super::code(&out), 2);
+    assert!(
+        super::stderr(&out).contains(&one) && super::stderr(&out).contains(&two),
+        "{}",
+        super::stderr(&out)
+    );
+    let all = desk.run(&["--json", "instances", &one, &two]);
+    let all: Value = serde_json::from_slice(&all.stdout).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), 6);
+}
+
+/// `ephemeral_1_0706d66` has one name on every host and another content on each: the overlay's own tree decides.
+#[test]
+fn of_two_copied_trees_the_wrong_base_is_never_taken() {
+    if !support::need(&["qemu-img", "mkfs.ext4"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let uuid = "b42c7e0c-0003-4e2f-8f4f-6c4b2c7e0c03";
+    for host in ["one", "two"] {
+        let script = r#"
+            mkdir -p "$1/_base" "$1/$2"
+            truncate -s 4M "$1/_base/ephemeral_1_0706d66"
+            mkfs.ext4 -q -F -L "$3" "$1/_base/ephemeral_1_0706d66"
+            qemu-img create -q -u -f qcow2 -F raw -b /var/lib/nova/instances/_base/ephemeral_1_0706d66 "$1/$2/disk.eph0" 4M"#;
+        support::shell(script, &[&text(&desk.path(host)), uuid, host]);
+    }
+    let label = |host: &str, extra: &[&str]| {
+        let instance = text(&desk.path(host).join(uuid));
+        let out = desk.run(&[&["--json", "volumes", &instance, "--disk", "disk.eph0"], extra].concat());
+        let volumes: Value =
+            serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", super::stderr(&out)));
+        volumes[0]["filesystem"]["label"].as_str().unwrap().to_string()
+    };
+    let (one, two) = (text(&desk.path("one/_base")), text(&desk.path("two/_base")));
+    for host in ["one", "two"] {
+        assert_eq!(label(host, &[]), host);
+        assert_eq!(label(host, &["--map", &format!("/var/lib/nova/instances/_base={one}")]), "one");
+        assert_eq!(label(host, &["--map", &format!("/var/lib/nova/instances/_base={two}")]), "two");
+    }
+    // Its own base gone, the other tree's is not taken unless it is named.
+    std::fs::remove_file(desk.path("one/_base/ephemeral_1_0706d66")).unwrap();
+    let out = desk.run(&["volumes", &text(&desk.path("one").join(uuid)), "--disk", "disk.eph0"]);
+    assert_eq!(super::code(&out), 2, "{}", super::stderr(&out));
+    assert_eq!(label("one", &["--base", &two]), "two");
+}
