@@ -3,12 +3,16 @@
 mod act;
 mod approval;
 mod case;
+mod cat;
 mod chain;
 mod export;
 mod extract;
+mod find;
+mod hash;
 mod image;
 mod instances;
 mod leave;
+mod listing;
 mod live;
 mod log;
 mod ls;
@@ -17,6 +21,7 @@ mod progress;
 mod signal;
 mod source;
 mod stat;
+mod verify;
 mod volumes;
 
 use std::process::ExitCode;
@@ -85,10 +90,18 @@ enum Command {
     Volumes(volumes::Args),
     /// List a directory
     Ls(ls::Args),
+    /// Find files by name, type, size, time, owner, mode
+    Find(find::Args),
     /// Show all metadata of files: times, attributes, ACLs, and where their bytes lie
     Stat(stat::Args),
+    /// Print a file's content
+    Cat(cat::Args),
     /// Copy files out, with checksums and a manifest
     Extract(extract::Args),
+    /// Check what was extracted against its manifest
+    Verify(verify::Args),
+    /// Print digests of files, without copying them
+    Hash(hash::Args),
     /// Write the flattened disk or a volume as a sparse raw file, with its SHA-256
     Image(image::Args),
     /// Serve the disk and its volumes over NBD, read-only
@@ -156,6 +169,10 @@ fn run(command: Command, context: &Context) -> Result<Exit> {
         Command::Chain(args) => args.run(context),
         Command::Volumes(args) => args.run(context),
         Command::Ls(args) => args.run(context),
+        Command::Find(args) => args.run(context),
+        Command::Cat(args) => args.run(context),
+        Command::Verify(args) => args.run(context),
+        Command::Hash(args) => args.run(context),
         Command::Stat(args) => args.run(context),
         Command::Extract(args) => args.run(context),
         Command::Image(args) => args.run(context),

@@ -139,12 +139,13 @@ fn error_json(error: &Error) -> Value {
 /// Standard output, buffered. A reader that goes away ends a listing quietly.
 pub struct Stdout {
     inner: BufWriter<io::StdoutLock<'static>>,
+    closed: bool,
 }
 
 impl Stdout {
     /// Takes standard output.
     pub fn lock() -> Self {
-        Self { inner: BufWriter::with_capacity(64 << 10, io::stdout().lock()) }
+        Self { inner: BufWriter::with_capacity(64 << 10, io::stdout().lock()), closed: false }
     }
 
     /// Writes a line of text.
@@ -163,6 +164,11 @@ impl Stdout {
         self.inner.write_all(bytes).map_err(closed)
     }
 
+    /// Whether whoever wrote through [`Write`] found the reader gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Writes what is held; what could not be written is an error.
     pub fn end(&mut self) -> Result<()> {
         self.inner.flush().map_err(closed)
@@ -171,11 +177,11 @@ impl Stdout {
 
 impl Write for Stdout {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write(buf)
+        self.inner.write(buf).inspect_err(|error| self.closed |= error.kind() == io::ErrorKind::BrokenPipe)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        self.inner.flush().inspect_err(|error| self.closed |= error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 

@@ -14,7 +14,7 @@ use coldread::stack::{Leaf, Time, View};
 use super::Context;
 use super::act::{self, Act};
 use super::leave::LeaveOptions;
-use super::ls::permissions;
+use super::listing::permissions;
 use super::out::{Exit, Stdout, printable, rfc3339};
 use super::source::Source;
 
