@@ -6,6 +6,7 @@
 
 pub mod detect;
 mod gpt;
+pub mod luks;
 pub mod lvm;
 mod mbr;
 mod scan;
@@ -16,6 +17,7 @@ mod types;
 use crate::block::Source;
 
 pub use detect::Usage;
+pub use luks::Key;
 pub use scan::{Options, Scan};
 pub use tree::{scan, scan_all};
 

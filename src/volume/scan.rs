@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::detect::{Found, Usage, detect};
+use super::luks::Key;
 use super::{Content, Scheme, Volume, gpt, mbr, types};
 use crate::block::Source;
 use crate::block::cache::{Cache, Cached};
@@ -17,12 +18,16 @@ pub struct Options {
     pub cache: Arc<Cache>,
     /// Cancellation.
     pub effort: Arc<Effort>,
+    /// Passphrases and key files, tried on every encrypted volume.
+    pub keys: Vec<Key>,
+    /// Detached LUKS headers, tried on volumes that have no signature.
+    pub headers: Vec<Source>,
 }
 
 impl Options {
-    /// Plain options.
+    /// Plain options: no keys.
     pub fn new(cache: &Arc<Cache>, effort: &Arc<Effort>) -> Self {
-        Self { cache: Arc::clone(cache), effort: Arc::clone(effort) }
+        Self { cache: Arc::clone(cache), effort: Arc::clone(effort), keys: Vec::new(), headers: Vec::new() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Partition tables and signatures against sfdisk, sgdisk, mmls, blkid and the crate `gpt`.
 
+#[path = "volumes/luks.rs"]
+mod luks;
 #[path = "volumes/lvm.rs"]
 mod lvm;
 #[path = "volumes/signatures.rs"]
