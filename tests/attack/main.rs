@@ -1,0 +1,13 @@
+//! What somebody would try: against the log, against approvals, against the paths they name, against the report.
+//! Each row of the tables is one attempt with its own message.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod approvals;
+mod crash;
+mod house;
+mod log;
+mod report;
+mod tree;
