@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use coldread::bytes::escape;
 use coldread::error::{Error, Result};
 use coldread::evidence::manifest::Outcome;
 use coldread::evidence::{extract, tar};
@@ -50,6 +51,9 @@ impl Args {
                 let wanted: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
                 let outcome = self.extract(opened, view, &wanted, done, context)?;
                 done.results = json_of(&outcome);
+                for path in view.refusals().iter().take(REFUSALS_SAID) {
+                    context.voice.note(&format!("refused: {}: outside the approval", escape(path)));
+                }
                 if self.tar.as_deref() != Some(Path::new("-")) {
                     say(context, &outcome, done.manifest.as_deref());
                 }
@@ -88,6 +92,9 @@ impl Args {
         }
     }
 }
+
+/// Refused paths named one by one; the log has all.
+const REFUSALS_SAID: usize = 20;
 
 fn exit(outcome: &Outcome) -> Exit {
     let gaps = if outcome.gaps > 0 { Exit::Gaps } else { Exit::Complete };

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::bytes::escape;
 use crate::effort::Effort;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fs::path::{Resolved, resolve};
 use crate::fs::walk::Walk;
 use crate::fs::{Spot, Tree};
@@ -71,11 +71,44 @@ impl<'a> Guest<'a> {
 
     /// From a path to a node; the last component is followed if `follow` is set. The permit is asked about where it ends up.
     pub(crate) fn resolve(&self, path: &[u8], follow: bool) -> Result<Resolved<'a>> {
-        let found = resolve(&self.tree, path, follow)?;
-        if self.covers(&found.path) {
-            return Ok(found);
+        match resolve(&self.tree, path, follow) {
+            Ok(found) if self.covers(&found.path) => Ok(found),
+            Ok(found) => Err(not_covered(&found.path)),
+            Err(error) => Err(self.unsaid(path, error)),
         }
-        Err(Error::refused(format!("{}: the approval does not cover this path", escape(&found.path))))
+    }
+
+    /// Outside of the permit nobody is told what is there and what is not: the refusal is the same. What lies where the
+    /// path stops leading on decides.
+    fn unsaid(&self, path: &[u8], error: Error) -> Error {
+        if error.kind() != Kind::NotFound {
+            return error;
+        }
+        let mut end = path.len();
+        loop {
+            let cut = path.get(..end).unwrap_or(path);
+            let here = if cut.is_empty() { &b"/"[..] } else { cut };
+            if let Ok(found) = resolve(&self.tree, here, true) {
+                let rest = path.get(end..).unwrap_or_default();
+                let next = rest.split(|byte| *byte == b'/').find(|name| !name.is_empty() && *name != b".");
+                let mut at = found.path;
+                if let Some(name) = next {
+                    if at.last() != Some(&b'/') {
+                        at.push(b'/');
+                    }
+                    at.extend_from_slice(name);
+                }
+                if self.scope.covers_path(&at) || self.scope.leads_through(&at) {
+                    return error;
+                }
+                self.refusals.note(&at);
+                return not_covered(&at);
+            }
+            match cut.iter().rposition(|byte| *byte == b'/') {
+                Some(slash) => end = slash,
+                None => return error,
+            }
+        }
     }
 
     /// What is seen at `path`: `spot`, or what is mounted over it.
@@ -92,4 +125,8 @@ impl<'a> Guest<'a> {
     pub(crate) fn size(&self) -> u64 {
         self.tree.size()
     }
+}
+
+fn not_covered(path: &[u8]) -> Error {
+    Error::refused(format!("{}: the approval does not cover this path", escape(path)))
 }
