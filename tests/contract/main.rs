@@ -7,3 +7,4 @@ mod support;
 
 mod block;
 mod images;
+mod nbd;

@@ -12,4 +12,5 @@ mod support;
 mod ext4;
 mod harness;
 mod journal;
+mod nbd;
 mod qcow2;

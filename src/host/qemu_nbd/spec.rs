@@ -1,7 +1,5 @@
-//! Sources that are no plain files, as they are typed: `qemu:SPEC` and `nbd+unix:///EXPORT?socket=PATH`.
+//! `qemu:SPEC`, as it is typed.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -84,57 +82,6 @@ impl Rbd {
     }
 }
 
-/// An export of an NBD server on a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NbdUri {
-    /// The export's name; empty for the default one.
-    pub export: String,
-    /// The server's socket.
-    pub socket: PathBuf,
-}
-
-impl NbdUri {
-    /// From `nbd+unix:///EXPORT?socket=PATH` (the NBD project's `doc/uri.md`); none where it is another sort of word.
-    pub fn parse(text: &str) -> Option<Result<Self>> {
-        let rest = text.strip_prefix("nbd+unix://")?;
-        Some(
-            Self::after_scheme(rest)
-                .ok_or_else(|| Error::usage(format!("{text}: wanted nbd+unix:///EXPORT?socket=PATH"))),
-        )
-    }
-
-    fn after_scheme(rest: &str) -> Option<Self> {
-        let (path, query) = rest.split_once('?')?;
-        // An authority has no meaning on a Unix socket.
-        let export = String::from_utf8(unescape(path.strip_prefix('/')?)?).ok()?;
-        let mut socket = None;
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            if key == "socket" && socket.is_none() && !value.is_empty() {
-                socket = Some(PathBuf::from(OsString::from_vec(unescape(value)?)));
-            } else {
-                return None;
-            }
-        }
-        Some(Self { export, socket: socket? })
-    }
-}
-
-/// Takes percent signs apart.
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-            out.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            out.push(byte);
-        }
-    }
-    (!out.contains(&0)).then_some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,25 +105,5 @@ mod tests {
         );
         assert_eq!((rbd.snapshot.as_deref(), rbd.user.as_deref()), (Some("snap"), Some("nova")));
         assert_eq!(rbd.conf.as_deref(), Some("/etc/ceph/c.conf"));
-    }
-
-    #[test]
-    fn uris_are_taken_apart() {
-        let parse = |text: &str| NbdUri::parse(text).map(Result::ok);
-        let uri =
-            |export: &str, socket: &str| Some(Some(NbdUri { export: export.into(), socket: socket.into() }));
-        assert_eq!(parse("nbd+unix:///vda?socket=/run/s"), uri("vda", "/run/s"));
-        assert_eq!(parse("nbd+unix:///?socket=/run/s"), uri("", "/run/s"));
-        assert_eq!(parse("nbd+unix:///a%2fb?socket=/a%20b"), uri("a/b", "/a b"));
-        for wrong in [
-            "nbd+unix:///x",
-            "nbd+unix://host/x?socket=/s",
-            "nbd+unix:///x?socket=",
-            "nbd+unix:///x?socket=/s&tls=1",
-            "nbd+unix:///%zz?socket=/s",
-        ] {
-            assert_eq!(parse(wrong), Some(None), "{wrong}");
-        }
-        assert_eq!(parse("nbd://host/x"), None);
     }
 }
