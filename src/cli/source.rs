@@ -53,9 +53,9 @@ pub struct SourceOptions {
     #[arg(long, value_name = "ID|NAME")]
     pub snapshot: Option<String>,
 
-    /// The image's format: raw or qcow2
-    #[arg(long = "format", value_name = "F", value_parser = format)]
-    pub image_format: Option<Format>,
+    /// The image's format, raw or qcow2; with a path that of one file of the chain
+    #[arg(long = "format", value_name = "F|PATH=F", value_parser = format)]
+    pub image_format: Vec<Said>,
 
     /// Where base images may be, besides the instance's own tree
     #[arg(long, value_name = "DIR")]
@@ -78,8 +78,20 @@ pub struct SourceOptions {
     pub allow_device: bool,
 }
 
-fn format(word: &str) -> Result<Format, String> {
-    Format::from_word(word).map_err(|_| "raw and qcow2 are read".to_string())
+/// A format that the operator says: of the source itself, or of one file that it stands on.
+#[derive(Clone, Debug)]
+pub struct Said {
+    path: Option<PathBuf>,
+    format: Format,
+}
+
+fn format(text: &str) -> Result<Said, String> {
+    let (path, word) = match text.rsplit_once('=') {
+        Some((path, word)) => (Some(PathBuf::from(path)), word),
+        None => (None, text),
+    };
+    let format = Format::from_word(word).map_err(|_| "raw and qcow2 are read".to_string())?;
+    Ok(Said { path, format })
 }
 
 fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
@@ -173,7 +185,8 @@ impl Source {
         said: Option<(Format, &'static str)>,
         instance: Option<Box<Instance>>,
     ) -> Result<Given> {
-        let said = self.options.image_format.map(|format| (format, "--format")).or(said);
+        let given = self.options.image_format.iter().find(|said| said.path.is_none());
+        let said = given.map(|said| (said.format, "--format")).or(said);
         let format = said.map(|(format, _)| format);
         let image = ImageSpec {
             path: path.to_path_buf(),
@@ -189,6 +202,11 @@ impl Source {
         let mut gate = Gate::around(path, &self.options.base)?;
         gate.maps.clone_from(&self.options.map);
         gate.allow_device = self.options.allow_device;
+        for said in &self.options.image_format {
+            if let Some(path) = &said.path {
+                gate.formats.insert(path.clone(), said.format);
+            }
+        }
         Ok(gate)
     }
 
