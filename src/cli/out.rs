@@ -275,11 +275,6 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Writes it. Columns that are empty in every row are left out.
     pub fn print(&self, out: &mut Stdout, color: bool) -> Result<()> {
         let used: Vec<usize> = (0..self.head.len())
