@@ -5,7 +5,7 @@ use coldread::error::{Error, Result};
 use coldread::host::live::{self, Live, Report};
 use coldread::host::nova::Instance;
 use coldread::permit::{self, Permit, Verb};
-use coldread::stack::{Spec, Stack, View};
+use coldread::stack::{DiskSpec, Key, Spec, Stack, View};
 use serde_json::{Map, Value, json};
 
 use super::Context;
@@ -99,11 +99,16 @@ pub fn run(
     mut act: Act,
     work: impl FnOnce(&Opened, &mut Done) -> Result<Exit>,
 ) -> Result<Exit> {
+    if source.options.passphrase_file.is_some() && !act.verbs.contains(&Verb::Read) {
+        // A volume that needs a key shows more than the operator's own metadata.
+        act.verbs.push(Verb::Read);
+    }
     let given = source.find(context)?;
     let uuid = given.uuid();
     match given {
         Given::Disk { spec, format_from, instance } => {
-            let stack = open(source, spec, context)?;
+            // Nothing is deciphered before there is leave to.
+            let stack = open(source, spec, Vec::new(), context)?;
             let consistency = writers(&stack, source, context)?;
             let mut opened = Opened {
                 stack,
@@ -117,6 +122,11 @@ pub fn run(
             };
             if !act.verbs.is_empty() {
                 opened.session = Some(case::begin(request(&opened, act), &leave.leave())?);
+            }
+            if source.options.passphrase_file.is_some()
+                && let Given::Disk { spec, .. } = source.find(context)?
+            {
+                opened.stack = open(source, spec, source.options.keys()?, context)?;
             }
             finish(opened, None, context, work)
         }
@@ -139,7 +149,8 @@ pub fn run(
                 Ok(live) => live,
                 Err(error) => return Err(failed(session, error)),
             };
-            let stack = source.live_disk(&live).and_then(|disk| open(source, disk, context));
+            let stack =
+                source.live_disk(&live).and_then(|disk| open(source, disk, source.options.keys()?, context));
             let stack = match stack {
                 Ok(stack) => stack,
                 Err(error) => {
@@ -174,8 +185,8 @@ fn shorter(a: Option<std::time::Duration>, b: Option<std::time::Duration>) -> Op
     }
 }
 
-fn open(source: &Source, disk: coldread::stack::DiskSpec, context: &Context) -> Result<Stack> {
-    let spec = Spec { disks: vec![disk], replay: !source.options.no_replay };
+fn open(source: &Source, disk: DiskSpec, keys: Vec<Key>, context: &Context) -> Result<Stack> {
+    let spec = Spec { disks: vec![disk], replay: !source.options.no_replay, keys };
     let stack = Stack::open(spec, &context.effort)?;
     for problem in stack.problems() {
         context.voice.note(&problem);

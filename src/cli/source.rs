@@ -1,5 +1,6 @@
 //! SOURCE and the options that every command which takes one has; from them to an opened stack.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use coldread::host::libvirt::virsh::Virsh;
 use coldread::host::libvirt::{Domain, Host};
 use coldread::host::live::{Live, LiveDisk, Way};
 use coldread::host::nova::{self, Found, Instance};
-use coldread::stack::{DiskSpec, Format, From, Gate, ImageSpec, NbdSpec, Root};
+use coldread::stack::{DiskSpec, Format, From, Gate, ImageSpec, Key, NbdSpec, Root};
 
 use super::Context;
 use super::live::LiveOptions;
@@ -68,6 +69,10 @@ pub struct SourceOptions {
     /// Read the filesystem as it lies, its journal not applied
     #[arg(long)]
     pub no_replay: bool,
+
+    /// A passphrase or key file for LUKS volumes
+    #[arg(long, value_name = "F")]
+    pub passphrase_file: Option<PathBuf>,
 
     /// Read a disk although somebody writes it; what is read may not be consistent
     #[arg(long)]
@@ -129,6 +134,22 @@ impl Given {
             Self::Disk { instance, .. } => instance.as_ref()?.uuid.clone(),
             Self::Domain(domain) => Some(domain.uuid.clone()),
         }
+    }
+}
+
+/// The largest key file, in bytes: cryptsetup's own limit.
+const KEY_MAX: u64 = 8 << 20;
+
+impl SourceOptions {
+    /// The keys in the passphrase file: its bytes as they are and, if it ends a line, without that end.
+    pub fn keys(&self) -> Result<Vec<Key>> {
+        let Some(path) = &self.passphrase_file else { return Ok(Vec::new()) };
+        let failed = |error| Error::io(format!("{}: cannot be read", path.display()), error);
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(KEY_MAX).read_to_end(&mut bytes).map_err(failed)?;
+        let line = bytes.strip_suffix(b"\n").map(|line| Key::new(line.to_vec()));
+        Ok(line.into_iter().chain([Key::new(bytes)]).collect())
     }
 }
 

@@ -22,6 +22,7 @@ pub use crate::fs::{
     Attribute, Entry, Facts, FileType, InodeState, NameState, Node, NodeId, Stream, StreamInfo, Time,
 };
 pub use crate::image::qcow2::snapshot::Snapshot;
+pub use crate::volume::luks::Key;
 pub use crate::volume::{Content, Scheme, Volume};
 pub(crate) use guest::Guest;
 #[cfg(test)]
@@ -42,6 +43,8 @@ pub struct Spec {
     pub disks: Vec<DiskSpec>,
     /// Whether journals are applied, in memory.
     pub replay: bool,
+    /// Passphrases and key files, tried on every encrypted volume.
+    pub keys: Vec<Key>,
 }
 
 /// One disk of a [`Spec`].
@@ -119,7 +122,8 @@ impl Stack {
     pub fn open(spec: Spec, effort: &Arc<Effort>) -> Result<Self> {
         let cache = Cache::new(BUDGET);
         let options = fs::Options { replay: spec.replay, cache, effort: Arc::clone(effort) };
-        let disks = spec.disks.into_iter().map(|disk| Disk::open(disk, &options)).collect::<Result<_>>()?;
+        let open = |disk| Disk::open(disk, &options, &spec.keys);
+        let disks = spec.disks.into_iter().map(open).collect::<Result<_>>()?;
         Ok(Self { disks, options })
     }
 
@@ -207,7 +211,7 @@ fn covered<A: Act>(permit: &Permit<A>, disk: &str) -> Result<()> {
 }
 
 impl Disk {
-    fn open(spec: DiskSpec, options: &fs::Options) -> Result<Self> {
+    fn open(spec: DiskSpec, options: &fs::Options, keys: &[Key]) -> Result<Self> {
         let (chain, source) = match spec.from {
             From::Image(image) => {
                 let chain = image.open(&options.cache, &options.effort)?;
@@ -222,7 +226,9 @@ impl Disk {
                 (None, client)
             }
         };
-        let scan = volume::scan(&source, &volume::Options::new(&options.cache, &options.effort))?;
+        let how =
+            volume::Options { keys: keys.to_vec(), ..volume::Options::new(&options.cache, &options.effort) };
+        let scan = volume::scan(&source, &how)?;
         Ok(Self {
             name: spec.name,
             chain,
