@@ -14,3 +14,4 @@ mod harness;
 mod journal;
 mod nbd;
 mod qcow2;
+mod volumes;

@@ -12,8 +12,8 @@ const TIME_MAX: u32 = 64;
 const LANES_MAX: u32 = 16;
 /// KiB times passes: what cryptsetup's two seconds can be on the fastest machines, with room.
 const WORK_MAX: u64 = 64 << 20;
-/// Rounds of PBKDF2 in one derivation.
-const ROUNDS_MAX: u32 = 100_000_000;
+/// Rounds of PBKDF2 in one derivation. cryptsetup's two seconds are some millions.
+const ROUNDS_MAX: u32 = 50_000_000;
 
 /// The hashes that headers name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
