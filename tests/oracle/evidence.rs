@@ -37,7 +37,7 @@ python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
 chown 4000000000:70000 etc/medium; chown -h 5:6 short
 dd if=/dev/urandom of=sparse bs=4096 count=3 seek=100 status=none
 dd if=/dev/urandom of=sparse bs=4096 count=2 seek=9000 conv=notrunc status=none
-truncate -s 1G sparse; truncate -s 40M hole
+truncate -s 200M sparse; truncate -s 40M hole
 setfacl -m u:1000:rwx,g:7:r-x,m::r-- etc/deep; setfacl -d -m u:1001:rw etc/deep
 setfacl -m u:65534:r etc/medium
 setfattr -n user.origin -v 'a=b%c' etc/hostname; setfattr -n user.binary -v 0x00ff0a3d etc/hostname
@@ -45,7 +45,7 @@ setfattr -n user.empty etc/deep; setfattr -n trusted.t -v trust etc/hostname
 setfattr -n security.selinux -v 'system_u:object_r:etc_t:s0' etc/hostname
 touch -d '1960-02-29T01:02:03.123456789Z' etc/deep/er; touch -d '2300-01-01T00:00:00.000000001Z' none
 touch -h -d '2001-09-09T01:46:40.5Z' short
-for i in $(seq 300); do echo $i > "sp ace/$i"; done
+for i in $(seq 150); do echo $i > "sp ace/$i"; done
 "#;
 
 fn sample(dir: &Path) -> PathBuf {
@@ -214,7 +214,10 @@ fn gnu_tar_restores_a_tar_with_all_that_it_carries() {
             .chain([tar.as_os_str(), "-C".as_ref(), restored.as_os_str()])
             .collect::<Vec<&std::ffi::OsStr>>(),
     );
-    assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    // It warns of times that it finds odd and restores them all the same.
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let odd = |line: &str| line.contains("implausibly old") || line.contains("in the future");
+    assert!(out.status.success() && said.lines().all(odd), "{said}");
     let mount = Mount::new(&image, "ext4", "ro,noload");
     let (ours, theirs) = (shell(SHOW, &[&restored]), shell(SHOW, &[mount.path()]));
     let (ours, theirs) = (String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
