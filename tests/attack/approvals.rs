@@ -291,16 +291,17 @@ fn a_case_that_was_touched_does_not_verify() {
     if !ready() {
         return;
     }
-    let touches: &[(&str, fn(&House))] = &[
+    type Touch = fn(&House);
+    let touches: &[(&str, Touch)] = &[
         ("a file of the manifest has the digest", |h| {
-            h.write("c/evidence/0001-extract/files/etc/hostname", "guest")
+            h.write("c/evidence/0001-extract/files/etc/hostname", "guest");
         }),
         ("a file of the manifest: No such file", |h| {
             std::fs::remove_file(h.path("c/evidence/0001-extract/files/etc/hostname")).unwrap();
         }),
         ("the manifest of run", |h| h.write("c/evidence/0001-extract/manifest.jsonl", "")),
         ("no outcome in the log speaks of it", |h| {
-            std::fs::create_dir(h.path("c/evidence/0009-extract")).unwrap()
+            std::fs::create_dir(h.path("c/evidence/0009-extract")).unwrap();
         }),
         ("case.toml is not what the first line of the log says", |h| {
             h.write("c/case.toml", &h.read("c/case.toml").replace("why", "because"));

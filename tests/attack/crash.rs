@@ -11,7 +11,7 @@ use super::support::{self, need, need_root};
 
 const LEAVE: [&str; 6] = ["--ticket", "T", "--approved-by", "x", "--reason", "y"];
 
-fn extract<'a>(to: &'a str) -> Vec<&'a str> {
+fn extract(to: &str) -> Vec<&str> {
     [&["extract", INSTANCE, "/home/alice/secret", "--to", to][..], &LEAVE[..]].concat()
 }
 

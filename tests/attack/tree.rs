@@ -53,5 +53,5 @@ pub fn path(m: usize, entries: &[&[u8]]) -> Vec<Hash> {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
