@@ -1,4 +1,65 @@
 //! Leave to do one act. Whoever holds a permit proves that the intent is in the log: only `case::approval` mints them.
+//!
+//! A session lends one, and a view comes of it:
+//!
+//! ```no_run
+//! use coldread::case::Session;
+//! use coldread::error::Result;
+//! use coldread::permit::{Extract, List};
+//! use coldread::stack::{Stack, View};
+//!
+//! fn names(stack: &Stack, session: &Session) -> Result<View<List>> {
+//!     stack.view(&session.permit::<List>()?, None)
+//! }
+//!
+//! fn whole(stack: &Stack, session: &Session) -> Result<()> {
+//!     stack.whole(&session.permit::<Extract>()?, None).map(|_| ())
+//! }
+//! ```
+//!
+//! Without a permit there is no view, and nobody else can make one:
+//!
+//! ```compile_fail,E0061
+//! use coldread::error::Result;
+//! use coldread::permit::List;
+//! use coldread::stack::{Stack, View};
+//!
+//! fn names(stack: &Stack) -> Result<View<List>> {
+//!     stack.view(None)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0624
+//! use std::sync::Arc;
+//! use coldread::permit::{List, Permit, Scope};
+//!
+//! fn forged(scope: Arc<dyn Scope>) -> Permit<List> {
+//!     Permit::mint(scope)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0451
+//! use std::marker::PhantomData;
+//! use std::sync::Arc;
+//! use coldread::permit::{List, Permit, Scope};
+//!
+//! fn forged(scope: Arc<dyn Scope>) -> Permit<List> {
+//!     Permit { scope, act: PhantomData }
+//! }
+//! ```
+//!
+//! Leave to list is none to read:
+//!
+//! ```compile_fail,E0277
+//! use coldread::case::Session;
+//! use coldread::error::Result;
+//! use coldread::permit::List;
+//! use coldread::stack::Stack;
+//!
+//! fn whole(stack: &Stack, session: &Session) -> Result<()> {
+//!     stack.whole(&session.permit::<List>()?, None).map(|_| ())
+//! }
+//! ```
 
 use std::marker::PhantomData;
 use std::sync::Arc;
