@@ -91,8 +91,11 @@ fn only_the_approval_mints_permits() {
     sources(&root, &mut files);
     let minting: Vec<_> = files
         .into_iter()
-        .filter(|file| fs::read_to_string(file).unwrap().contains("::mint("))
+        .filter(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains("::mint("))
+        })
         .map(|file| file.strip_prefix(&root).unwrap().to_string_lossy().into_owned())
         .collect();
-    assert!(minting.iter().all(|file| file.starts_with("case/approval")), "{minting:?}");
+    assert_eq!(minting, ["case/approval.rs"]);
 }
