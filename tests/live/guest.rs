@@ -14,7 +14,7 @@ pub struct Guest {
 impl Guest {
     /// Starts it. Its name and UUID hold our pid, so that test runs do not meet.
     pub fn up() -> Self {
-        let pid = std::process::id() & 0xffff_ffff;
+        let pid = std::process::id();
         let name = format!("instance-{pid:08x}");
         let uuid = format!("{pid:08x}-2b7d-4a54-9d3c-0f5e7a1bc01d");
         // QEMU's user has to reach it, which rules out the build's directory.

@@ -2,6 +2,7 @@
 //!
 //! The readers are processes of their own (`driver`), so that they can be killed; virsh runs for them through `hook.sh`, which
 //! can hold it before any command, so that they can be killed at any step. Nothing in the product knows of that.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, with a main of its own")]
 
 mod driver;
 mod guest;

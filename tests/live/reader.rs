@@ -65,14 +65,14 @@ impl<'a> Place<'a> {
     }
 
     /// Starts a reader; `more` adds to its request.
-    pub fn start(&self, mode: &str, more: Value) -> Reader {
+    pub fn start(&self, mode: &str, mut more: Value) -> Reader {
         let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/hook.sh");
         let mut wish = json!({
             "virsh": format!("{} {} virsh", hook.display(), self.dir.path().display()),
             "mode": mode, "target": self.guest.name, "dir": self.journals(),
         });
         let map = wish.as_object_mut().unwrap();
-        map.extend(more.as_object().cloned().unwrap_or_default());
+        map.append(more.as_object_mut().unwrap());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .env(driver::VARIABLE, wish.to_string())
             .stdin(Stdio::piped())
@@ -143,7 +143,8 @@ impl<'a> Place<'a> {
             .into_iter()
             .find(|(_, line)| {
                 line.contains(&ours)
-                    || (line.contains("virsh") && line.contains("event") && line.contains(&guest.uuid))
+                    // With a timeout: the listener of a run, not the one of the test.
+                    || (line.contains("event --domain") && line.contains("--timeout") && line.contains(&guest.uuid))
             })
             .map(|(pid, line)| format!("process {pid}: {line}"))
     }

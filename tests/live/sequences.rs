@@ -20,12 +20,13 @@ pub const CASES: &[Case] = &[
     ("brief", |guest| read(guest, "brief")),
     ("no_pause", |guest| read(guest, "no-pause")),
     ("hold", |guest| read(guest, "hold")),
+    ("commands", commands),
     ("pause_of_brief", pause),
 ];
 
 pub const LAST: &[Case] = &[("afterwards", afterwards)];
 
-type Digests = BTreeMap<String, String>;
+type Digests = BTreeMap<String, Vec<u8>>;
 
 /// What each read of the running instance found, for the comparison with the shut-off disk.
 static FOUND: Mutex<Vec<(String, Digests)>> = Mutex::new(Vec::new());
@@ -68,20 +69,21 @@ fn digests(raw: &Path) -> Digests {
     let mount = tempfile::tempdir().unwrap();
     let script = r#"mount -o loop,offset=1048576 "$1" "$2""#;
     shell(script, &[raw.as_os_str(), mount.path().as_os_str()]);
-    let mut found = Digests::new();
-    let read = (|| -> std::io::Result<()> {
-        for entry in fs::read_dir(mount.path().join("srv/writer"))? {
-            let entry = entry?;
-            let mut bytes = Vec::new();
-            fs::File::open(entry.path())?.read_to_end(&mut bytes)?;
-            let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-            found.insert(entry.file_name().to_string_lossy().into_owned(), digest);
-        }
-        Ok(())
-    })();
+    let found = digests_in(&mount.path().join("srv/writer"));
     run("umount", &[mount.path()]);
-    read.unwrap();
-    found
+    found.unwrap()
+}
+
+fn digests_in(dir: &Path) -> std::io::Result<Digests> {
+    let mut found = Digests::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let mut bytes = Vec::new();
+        fs::File::open(entry.path())?.read_to_end(&mut bytes)?;
+        let digest = Sha256::digest(&bytes);
+        found.insert(entry.file_name().to_string_lossy().into_owned(), digest.to_vec());
+    }
+    Ok(found)
 }
 
 /// One read: at least the last file that was synced before it is there, and it is kept for [`afterwards`].
@@ -122,6 +124,35 @@ fn read(guest: &Guest, mode: &str) {
     let newest = found.keys().max().and_then(|name| name.parse().ok()).unwrap_or(0);
     assert!(newest >= before, "{mode}: the newest file is {newest}, {before} was synced before the read");
     FOUND.lock().unwrap().push((mode.to_owned(), found));
+}
+
+/// The product as its users run it: files copied out of the running instance, each with the digest it has in the end.
+fn commands(guest: &Guest) {
+    let flags: [&[&str]; 3] = [&[], &["--hold"], &["--no-pause"]];
+    for flags in flags {
+        let place = Place::new(guest);
+        let listener = Listener::new(guest);
+        let before = guest.last();
+        let to = tempfile::tempdir().unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_coldread"))
+            .args(["extract", &format!("domain:{}", guest.name), "/srv/writer", "--to"])
+            .arg(to.path().join("out"))
+            .args(["--ticket", "T-1", "--approved-by", "alice", "--reason", "test"])
+            .args(flags)
+            .env("COLDREAD_RUN_DIR", place.journals())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(0), "{flags:?}: {said}");
+        place.is_clean("extract");
+        let wanted: &[&str] =
+            if flags == ["--no-pause"] { &[] } else { &["Suspended Paused", "Resumed Unpaused"] };
+        assert_eq!(listener.heard(), wanted, "{flags:?}");
+        let found = digests_in(&to.path().join("out/files/srv/writer")).unwrap();
+        let newest = found.keys().max().and_then(|name| name.parse().ok()).unwrap_or(0);
+        assert!(newest >= before, "{flags:?}: the newest file is {newest}, {before} was synced before");
+        FOUND.lock().unwrap().push((format!("extract {flags:?}"), found));
+    }
 }
 
 /// The pause of the brief way, as libvirt's events give it. Only shown: a loaded machine makes it longer.

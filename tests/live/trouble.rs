@@ -1,7 +1,7 @@
 //! What else can happen, each with its stated outcome.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -340,7 +340,7 @@ fn libvirtd_restarted(guest: &Guest) {
         let (mut reader, disks) = place.open(mode, json!({"patience_ms": 60_000}));
         let pid: i32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         signal(pid, Signal::SIGTERM);
-        until("libvirtd ends", 30, || !Path::new(&format!("/proc/{pid}")).exists());
+        ended(pid);
         run("libvirtd", &["-d", "-p", file.to_str().unwrap()]);
         until("libvirtd answers", 60, || guest.virsh("domstate", &[]).status.success());
         if mode == "brief" {

@@ -1,4 +1,5 @@
 //! A simulated host that can fail at every call, before or after the call took effect.
+#![allow(clippy::new_without_default, clippy::missing_panics_doc, reason = "for tests alone")]
 
 use std::collections::VecDeque;
 use std::path::Path;

@@ -187,16 +187,21 @@ fn parse_counters(text: &str) -> Counters {
     let mut target = "";
     for line in text.lines() {
         let Some((name, value)) = line.trim().split_once('=') else { continue };
-        if name.starts_with("block.") && name.ends_with(".name") {
+        // `block.0.wr.reqs`: what the disk counts comes after its number.
+        let Some((_, name)) = name.strip_prefix("block.").and_then(|name| name.split_once('.')) else {
+            continue;
+        };
+        if name == "name" {
             target = value;
         }
         let Ok(value) = value.parse::<u64>() else { continue };
-        if name.starts_with("block.") && name.ends_with(".wr.reqs") {
-            counters.writes = counters.writes.saturating_add(value);
-        } else if name.starts_with("block.") && name.ends_with(".fl.reqs") {
-            counters.flushes = counters.flushes.saturating_add(value);
-        } else if name.starts_with("block.") && name.ends_with(".capacity") {
-            counters.sizes.insert(target.to_owned(), value);
+        match name {
+            "wr.reqs" => counters.writes = counters.writes.saturating_add(value),
+            "fl.reqs" => counters.flushes = counters.flushes.saturating_add(value),
+            "capacity" => {
+                counters.sizes.insert(target.to_owned(), value);
+            }
+            _ => {}
         }
     }
     counters

@@ -78,7 +78,8 @@ pub fn watch(path: &Path) -> Result<()> {
         return Err(e);
     }
     let mut guard = Guard { run: Run::new(&mut host, journal), stream, signals };
-    guard.work(me)
+    guard.work(me);
+    Ok(())
 }
 
 struct Guard<'a> {
@@ -88,15 +89,14 @@ struct Guard<'a> {
 }
 
 impl Guard<'_> {
-    fn work(&mut self, me: Running) -> Result<()> {
+    fn work(&mut self, me: Running) {
         let patience = Patience { until_hangup: Some(Arc::clone(&self.stream)) };
         let armed = self.run.listen().and_then(|()| wire::say(&self.stream, &Said::Ready(me)));
         let begun =
             armed.and_then(|()| self.wait_for(Asked::Begin)).and_then(|()| self.run.before(&patience));
         if let Err(error) = begun {
             self.put_back();
-            self.say(&Said::Failed((&error).into()));
-            return Ok(());
+            return self.say(&Said::Failed((&error).into()));
         }
         self.say(&Said::Reading);
         if let Some(why) = self.attend() {
@@ -108,7 +108,6 @@ impl Guard<'_> {
             self.put_back();
         }
         self.say(&Said::Done(self.run.summary().clone()));
-        Ok(())
     }
 
     /// Nobody may listen any more; nothing depends on it.

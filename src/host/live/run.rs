@@ -227,13 +227,11 @@ impl<'a> Run<'a> {
     }
 
     fn next_event(&mut self, wait: Duration) -> Option<Event> {
-        match self.events.as_mut()?.next(wait) {
-            Ok(event) => event,
-            Err(_) => {
-                self.events = None;
-                None
-            }
+        let heard = self.events.as_mut()?.next(wait);
+        if heard.is_err() {
+            self.events = None;
         }
+        heard.unwrap_or_default()
     }
 
     /// Hears all events that are there.
