@@ -6,5 +6,6 @@
 mod support;
 
 mod block;
+mod ext4;
 mod images;
 mod nbd;

@@ -6,6 +6,7 @@ mod laws;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod corpus;
 mod evidence;
 mod ext4;
 mod gate;
