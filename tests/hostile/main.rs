@@ -10,6 +10,7 @@
 mod support;
 
 mod ext4;
+mod ext4_crafted;
 mod harness;
 mod journal;
 mod nbd;

@@ -84,9 +84,9 @@ const LEVELS_MAX: u8 = 3;
 pub(super) enum Answer {
     /// The entry.
     Found(Entry),
-    /// A sound index and a sound leaf without the name.
+    /// The leaf to which the index leads has no such name. That proves nothing: the guest made the index.
     Missing,
-    /// The index cannot tell: all entries have to be gone through.
+    /// The index cannot tell.
     Unsure,
 }
 

@@ -30,14 +30,21 @@ pub(super) fn lookup(disk: &Arc<Disk>, inode: &Inode, name: &[u8]) -> Result<Opt
     // The names of an encrypted directory are shown otherwise than they are hashed.
     if inode.has(flags::INDEX) && !inode.has(flags::ENCRYPT | flags::INLINE_DATA) && !dot {
         let hashed = folded.as_deref().map_or(name, str::as_bytes);
+        let dir = format!("ext4 directory inode {}", inode.ino);
         match htree::lookup(disk, inode, hashed, &matches) {
             Ok(Answer::Found(entry)) => return Ok(unlinked(disk, inode, entry)),
             // Which names fold to one is a matter of the version of Unicode.
-            Ok(Answer::Missing) if folded.is_none() => return Ok(None),
+            Ok(Answer::Missing) if folded.is_none() => {
+                let found = dir::scan(disk, inode, &matches)?;
+                if found.is_some() {
+                    disk.effort.find(format!("{dir}: its index leads past a name that is there"), Vec::new());
+                }
+                return Ok(found);
+            }
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Corrupt => {
-                let what = format!("ext4 directory inode {}: {}", inode.ino, error.what());
-                disk.effort.find(format!("{what}; searched without its index"), error.site().to_vec());
+                let what = format!("{dir}: {}; searched without its index", error.what());
+                disk.effort.find(what, error.site().to_vec());
             }
             Err(error) => return Err(error),
         }

@@ -15,6 +15,8 @@ const MAGIC: u32 = 0xea02_0000;
 const ENTRY: usize = 16;
 /// Bytes of `struct ext4_xattr_header` at the start of a block.
 const BLOCK_HEADER: usize = 32;
+/// Zero bytes that end the list of entries.
+const LAST: usize = 4;
 /// Bytes of all values of one inode together. The system calls allow 64 KiB for each value, and a list of names takes
 /// 64 KiB at most.
 const TOTAL_MAX: usize = 16 << 20;
@@ -138,20 +140,40 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    /// Adds the entries that start at byte `at` of `region`; offsets of values count from the start of `region`, which
+    /// Adds the entries that start at byte `first` of `region`; offsets of values count from the start of `region`, which
     /// lies at `place` on the volume. What breaks the rules is a finding, and the others are read.
-    fn region(&mut self, region: &[u8], mut at: usize, place: u64) {
-        loop {
+    fn region(&mut self, region: &[u8], first: usize, place: u64) {
+        let mut at = first;
+        let end = loop {
             match entry(region, at) {
-                Ok(None) => return,
-                Ok(Some((entry, next))) => {
-                    if let Err(error) = self.take(region, &entry) {
-                        self.fault(&error, place.saturating_add(at as u64));
-                    }
-                    at = next;
+                Ok(Some((_, next))) => at = next,
+                Ok(None) => break at.saturating_add(LAST),
+                Err(error) => {
+                    self.fault(&error, place.saturating_add(at as u64));
+                    break at.saturating_add(LAST);
                 }
-                Err(error) => return self.fault(&error, place.saturating_add(at as u64)),
             }
+        };
+        let mut values = Vec::new();
+        at = first;
+        while let Ok(Some((entry, next))) = entry(region, at) {
+            if entry.value_inum == 0 && entry.value_len > 0 {
+                values.push(entry.value_at..entry.value_at.saturating_add(entry.value_len));
+            }
+            if let Err(error) = self.take(region, end, &entry) {
+                self.fault(&error, place.saturating_add(at as u64));
+            }
+            at = next;
+        }
+        values.sort_by_key(|value| value.start);
+        let shared = values.windows(2).find_map(|pair| match pair {
+            [a, b] if b.start < a.end => Some(b.start),
+            _ => None,
+        });
+        if let Some(shared) = shared {
+            let what = format!("ext4 inode {}: values of extended attributes overlap", self.ino);
+            let site = block::site(&*self.disk.raw, place.saturating_add(shared as u64));
+            self.disk.effort.find(what, site);
         }
     }
 
@@ -160,11 +182,15 @@ impl Collector<'_> {
         self.disk.effort.find(what, block::site(&*self.disk.raw, place));
     }
 
-    fn take(&mut self, region: &[u8], entry: &XattrEntry<'_>) -> Result<()> {
+    /// Adds one entry of `region`, whose list of entries ends at byte `end`.
+    fn take(&mut self, region: &[u8], end: usize, entry: &XattrEntry<'_>) -> Result<()> {
         let Some(name) = entry.full_name() else { return Ok(()) };
         let shown = String::from_utf8_lossy(&name).into_owned();
-        self.total = self.total.saturating_add(entry.value_len);
-        if self.total > TOTAL_MAX {
+        if entry.name.contains(&0) {
+            return Err(Error::corrupt(format!("{shown:?}: a name with a zero byte")));
+        }
+        // Only what is read counts: a length that lies must not use up the room of the others.
+        if self.total.saturating_add(entry.value_len) > TOTAL_MAX {
             return Err(Error::corrupt(format!("{shown}: values of more than {TOTAL_MAX} bytes in all")));
         }
         let stored = if entry.value_inum != 0 {
@@ -172,9 +198,13 @@ impl Collector<'_> {
             ea_inode::value(self.disk, entry.value_inum, len, entry.hash).map_err(|e| e.context(&shown))?
         } else if entry.value_len == 0 {
             Vec::new()
+        } else if entry.value_at < end {
+            let at = entry.value_at;
+            return Err(Error::corrupt(format!("{shown}: a value at byte {at}, the entries end at {end}")));
         } else {
             value_slice(region, entry).map_err(|e| e.context(&shown))?.to_vec()
         };
+        self.total = self.total.saturating_add(stored.len());
         let value = match entry.index {
             index::ACL_ACCESS | index::ACL_DEFAULT => acl::given(&stored).map_err(|e| e.context(&shown))?,
             _ => stored,
