@@ -168,7 +168,7 @@ END
         seed("gpt", &[446..512, 512..604, 1024..1408, (2 << 20) - 512..(2 << 20) - 420]),
         seed("mbr", &[446..512, (300 << 9) + 446..(300 << 9) + 512, (310 << 9)..(311 << 9)]),
         seed("vfat", &[0..512, 512..4096]),
-        seed("ext", &[1024..2048]),
+        seed("ext", &[1024..1536, 1536..2048]),
         seed(
             "pv",
             &[512..1024, 4096..4608, 4608..16384, data..data + 16384, data + 160 * 4096..data + 162 * 4096],
@@ -183,7 +183,7 @@ END
 fn mutations() {
     let rounds = if crate::support::full() { 5000 } else { 60 };
     mutate("volumes::mutations", rounds, seeds, |bytes| {
-        look(&(Arc::new(Memory::new("disk", bytes)) as Source))
+        look(&(Arc::new(Memory::new("disk", bytes)) as Source));
     });
 }
 

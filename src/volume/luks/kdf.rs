@@ -43,7 +43,9 @@ impl Hash {
     pub(super) fn digest(self, pieces: &[&[u8]]) -> Vec<u8> {
         fn of<D: sha2::Digest>(pieces: &[&[u8]]) -> Vec<u8> {
             let mut digest = D::new();
-            pieces.iter().for_each(|piece| digest.update(piece));
+            for piece in pieces {
+                digest.update(piece);
+            }
             digest.finalize().to_vec()
         }
         match self {

@@ -106,7 +106,7 @@ struct Digest {
 }
 
 /// One copy of the header at `at`: its JSON text and its number.
-fn copy(source: &dyn BlockSource, at: u64, magic: &[u8; 6]) -> Result<(Vec<u8>, u64)> {
+fn copy(source: &dyn BlockSource, at: u64, magic: [u8; 6]) -> Result<(Vec<u8>, u64)> {
     let raw = read_array::<4096>(source, at)?;
     let b = Bytes::new(&raw, "LUKS2 header");
     let wrong = |what: String| Error::corrupt(format!("LUKS2 header at byte {at}: {what}"));
@@ -148,12 +148,12 @@ impl Header {
     /// The newer of the two copies; the second one where the first is damaged.
     pub(super) fn read(source: &dyn BlockSource) -> Result<Self> {
         let load = |at, magic| copy(source, at, magic).and_then(|(json, seqid)| Ok((parse(&json)?, seqid)));
-        let first = load(0, b"LUKS\xba\xbe");
+        let first = load(0, *b"LUKS\xba\xbe");
         let mut problems = Vec::new();
         let mut second = None;
         for at in (14..=22u32).map(|bit| 1u64 << bit) {
             if read_array::<6>(source, at).is_ok_and(|magic| magic == *b"SKUL\xba\xbe") {
-                second = Some(load(at, b"SKUL\xba\xbe"));
+                second = Some(load(at, *b"SKUL\xba\xbe"));
                 break;
             }
         }

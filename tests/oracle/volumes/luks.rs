@@ -168,7 +168,9 @@ fn a_damaged_luks2_header_is_replaced_by_the_other() {
     let patch = |places: &[u64]| {
         std::fs::write(&header, &sound).unwrap();
         let file = OpenOptions::new().write(true).open(&header).unwrap();
-        places.iter().for_each(|at| file.write_all_at(b"?", *at).unwrap());
+        for at in places {
+            file.write_all_at(b"?", *at).unwrap();
+        }
     };
     let keys = [key(b"pass")];
     for (places, said) in [
