@@ -106,6 +106,7 @@ fn reads_what_qemu_nbd_serves() {
 
     let error = Client::connect(&socket, "vdb", DEADLINE).err().unwrap();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    assert!(error.to_string().contains("the server has \"vda\""), "{error}");
     let names: Vec<_> = Client::list(&socket, DEADLINE).unwrap().into_iter().map(|e| e.name).collect();
     assert_eq!(names, ["vda"]);
 }

@@ -17,7 +17,7 @@ use super::negotiate::{Listed, Negotiation, Terms};
 use super::status::Extents;
 use super::wire::{cmd, errno, flag};
 use crate::block::{BlockSource, Run, State, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// An export, read over one connection by any number of threads.
 pub struct Client {
@@ -52,7 +52,15 @@ impl Client {
     pub fn connect(path: &Path, export: &str, deadline: Duration) -> Result<Arc<Self>> {
         let name = format!("nbd+unix:///{export}?socket={}", path.display());
         let stream = reach(path, &name, deadline)?;
-        Self::new(stream, name.into(), export, deadline, Some((path.to_owned(), export.to_owned())))
+        let home = Some((path.to_owned(), export.to_owned()));
+        Self::new(stream, name.into(), export, deadline, home).map_err(|error| {
+            if error.kind() != Kind::NotFound {
+                return error;
+            }
+            let names = Self::list(path, deadline).unwrap_or_default();
+            let names: Vec<_> = names.iter().take(20).map(|listed| format!("{:?}", listed.name)).collect();
+            if names.is_empty() { error } else { error.hint(format!("the server has {}", names.join(", "))) }
+        })
     }
 
     /// The exports of the server at `path`.
@@ -66,6 +74,7 @@ impl Client {
     }
 
     /// Opens `export` over a socket that is connected already. `name` is what errors and traces call the source.
+    #[cfg(feature = "internals")]
     pub fn over(
         stream: UnixStream,
         name: impl Into<Arc<str>>,
@@ -99,6 +108,7 @@ impl Client {
     }
 
     /// What the server said about the export.
+    #[cfg(feature = "internals")]
     pub fn terms(&self) -> &Terms {
         &self.terms
     }

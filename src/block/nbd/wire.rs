@@ -143,8 +143,6 @@ pub mod errno {
     pub const EINVAL: u32 = 22;
     /// Too much asked for.
     pub const EOVERFLOW: u32 = 75;
-    /// Not supported.
-    pub const ENOTSUP: u32 = 95;
     /// The server is going away.
     pub const ESHUTDOWN: u32 = 108;
 }
@@ -286,11 +284,6 @@ impl<R: Read> Incoming<R> {
             len = len.saturating_sub(take as u64);
         }
         Ok(())
-    }
-
-    /// Whether bytes are at hand that were read already.
-    pub fn has_buffered(&self) -> bool {
-        self.start < self.end
     }
 }
 
