@@ -21,7 +21,7 @@ use guest::Guest;
 
 type Case = (&'static str, fn(&Guest));
 
-const CASES: &[&[Case]] = &[sequences::CASES, kills::CASES, trouble::CASES, sequences::LAST];
+const CASES: &[&[Case]] = &[sequences::CASES, kills::CASES, trouble::CASES, sequences::LAST, trouble::LAST];
 
 const PROGRAMS: [&str; 12] = [
     "virsh",

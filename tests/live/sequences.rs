@@ -211,4 +211,5 @@ fn afterwards(guest: &Guest) {
         }
         println!("{mode}: {} files with the bytes they have in the shut-off disk", found.len());
     }
+    guest.start_again();
 }

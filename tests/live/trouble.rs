@@ -29,8 +29,10 @@ pub const CASES: &[Case] = &[
     ("scratch_filled_by_others", scratch_filled),
     ("journals_disk_full", journals_full),
     ("libvirtd_restarted", libvirtd_restarted),
-    ("destroyed_meanwhile", destroyed),
 ];
+
+/// After the comparison with the shut-off disk: a guest that is started anew writes its files anew.
+pub const LAST: &[Case] = &[("destroyed_meanwhile", destroyed)];
 
 /// A small filesystem for this case alone; QEMU does not see it.
 struct Small(PathBuf);
