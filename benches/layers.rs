@@ -9,7 +9,6 @@ use coldread::block::memory::Memory;
 use coldread::block::{BlockSource, Source, trace};
 use coldread::chain::gate::Gate;
 use coldread::chain::{self, Chain};
-use coldread::effort::Effort;
 use coldread::fs::walk::{Step, Walk};
 use coldread::fs::{FileSystem, Options, READERS, Tree};
 use coldread::volume;

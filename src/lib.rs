@@ -28,6 +28,8 @@
 //! reader joins extents of the slice into a file, and every one of these is a `BlockSource`: the same two calls read the
 //! byte and tell where it comes from. [`evidence`] hashes it, writes it and puts both into the manifest.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod bytes;
 pub mod effort;
 pub mod error;

@@ -1,4 +1,5 @@
 //! coldread: the command line. Words in, words out; what happens in between is the library's.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cli;
 

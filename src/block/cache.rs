@@ -66,11 +66,7 @@ impl Cache {
         Ok(page)
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        reason = "a remainder of the non-zero length"
-    )]
+    #[allow(clippy::indexing_slicing, reason = "a remainder of the length")]
     fn shard(&self, key: (Owner, u64)) -> &Mutex<Shard> {
         let hash = key.1.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(key.0.0)) >> 32;
         &self.shards[usize::try_from(hash).unwrap_or(0) % SHARDS]

@@ -47,6 +47,12 @@ pub struct World {
 #[derive(Clone)]
 pub struct Sim(Arc<Mutex<World>>);
 
+impl Default for Sim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Sim {
     /// A domain that runs.
     pub fn new() -> Self {
