@@ -42,7 +42,7 @@ fn a_writer_is_seen_with_its_process_and_seen_no_more_when_it_is_gone() {
     until(&image, |locks| *locks == Locks::default());
 
     let io = start("qemu-io", &["-f", "qcow2", path]);
-    assert_eq!(until(&image, |locks| locks.writer()).owners[0].pid, io.id());
+    assert_eq!(until(&image, Locks::writer).owners[0].pid, io.id());
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! What coldread reads against what other programs read: the kernel, QEMU, the filesystems' own tools.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "../support/laws.rs"]
-mod laws;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -121,7 +121,7 @@ fn children(fs: &dyn FileSystem, id: NodeId, path: &Path, same: Same, stack: &mu
         theirs.insert(entry.file_name().into_vec(), entry.metadata().map(|m| m.ino()).unwrap());
     }
     let mut listed: Vec<_> =
-        fs.entries(id).unwrap().map(|e| e.unwrap_or_else(|e| panic!("{path:?}: {e}"))).collect();
+        fs.entries(id).unwrap().map(|e| e.unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect();
     if !same.kernel {
         // mke2fs makes it, and copies everything else.
         listed.retain(|entry| entry.name != b"lost+found");

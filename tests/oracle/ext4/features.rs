@@ -41,7 +41,7 @@ fn nodes_deleted_while_open_are_orphans_with_their_content() {
         let mount = Mount::new(&image, "ext4", "rw");
         let path = mount.path().join("gone");
         let file = File::create_new(&path).unwrap();
-        file.write_all_at(&[b'o'; 30_000], 0).unwrap();
+        file.write_all_at(&vec![b'o'; 30_000], 0).unwrap();
         let other = File::create(mount.path().join("other")).unwrap();
         let ino = std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
         fs::remove_file(&path).unwrap();

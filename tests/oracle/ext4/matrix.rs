@@ -200,14 +200,12 @@ fn every_option_of_mke2fs_reads_as_the_kernel_reads_it() {
             scope.spawn(|| {
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let options = options(row);
-                    match std::panic::catch_unwind(|| one(&options, tree.path())) {
-                        Ok(by) => mounted.fetch_add(usize::from(by == By::Kernel), Ordering::Relaxed),
+                    if let Ok(by) = std::panic::catch_unwind(|| one(&options, tree.path())) {
+                        mounted.fetch_add(usize::from(by == By::Kernel), Ordering::Relaxed);
+                    } else {
                         // The panic itself was printed; the options say how to get it again.
-                        Err(_) => {
-                            failed.lock().unwrap().push(options);
-                            continue;
-                        }
-                    };
+                        failed.lock().unwrap().push(options);
+                    }
                 }
             });
         }

@@ -32,7 +32,7 @@ fn open(header: &Path, device: &Path, keys: &[Key]) -> Result<Option<Source>> {
 fn bytes(source: &Source) -> Vec<u8> {
     let mut out = vec![0; usize::try_from(source.len()).unwrap()];
     source.read_at(0, &mut out).unwrap();
-    crate::laws::laws(&**source);
+    crate::support::laws::laws(&**source);
     out
 }
 

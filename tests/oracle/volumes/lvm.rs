@@ -119,7 +119,7 @@ fn bytes(volume: &Volume) -> Vec<u8> {
     let source = volume.source.as_ref().unwrap_or_else(|| panic!("{:?}", volume.problems));
     let mut out = vec![0; usize::try_from(source.len()).unwrap()];
     source.read_at(0, &mut out).unwrap();
-    crate::laws::laws(&**source);
+    crate::support::laws::laws(&**source);
     out
 }
 
@@ -203,7 +203,7 @@ fn linear_and_striped_volumes_over_several_devices() {
     let linear = volume(&scan, "vg/linear");
     assert!(linear.problems[0].contains("327680 bytes from 0 on are lost"), "{:?}", linear.problems);
     let source = linear.source.as_ref().unwrap();
-    crate::laws::laws(&**source);
+    crate::support::laws::laws(&**source);
     let error = source.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(error.range() == Some(0..5 * EXTENT) && error.what().contains("pv1"), "{error}");
     let mut rest = vec![0; usize::try_from(4 * EXTENT).unwrap()];
@@ -302,7 +302,7 @@ fn raid_volumes_whole_and_with_a_device_missing() {
             let mut buf = vec![0; usize::try_from(CHUNK).unwrap()];
             source.read_at(2 * CHUNK, &mut buf).unwrap();
             assert!(buf == pattern(2, CHUNK));
-            crate::laws::laws(&*source);
+            crate::support::laws::laws(&*source);
         }
     }
 }
