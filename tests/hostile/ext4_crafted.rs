@@ -280,7 +280,7 @@ fn directory_indexes_that_loop_or_lie_hide_no_name() {
         {
             note.turn_to(number as u64);
             let opened = image.open();
-            let listed = opened.fs.entries(id).unwrap().filter(Result::is_ok).count();
+            let listed = opened.fs.entries(id).unwrap().flatten().count();
             assert_eq!(listed, 700, "{what}");
             // Few names lie in two leaves of 140.
             let step = if what == "two leaves swapped" { 1 } else { 23 };

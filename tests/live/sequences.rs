@@ -69,22 +69,7 @@ fn digests(raw: &Path) -> Digests {
     let mount = tempfile::tempdir().unwrap();
     let script = r#"mount -o loop,offset=1048576 "$1" "$2""#;
     shell(script, &[raw.as_os_str(), mount.path().as_os_str()]);
-<<<<<<< HEAD
     let found = digests_in(&mount.path().join("srv/writer"));
-=======
-    let mut found = Digests::new();
-    let read = (|| -> std::io::Result<()> {
-        for entry in fs::read_dir(mount.path().join("srv/writer"))? {
-            let entry = entry?;
-            let mut bytes = Vec::new();
-            fs::File::open(entry.path())?.read_to_end(&mut bytes)?;
-            let digest =
-                Sha256::digest(&bytes).iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
-            found.insert(entry.file_name().to_string_lossy().into_owned(), digest);
-        }
-        Ok(())
-    })();
->>>>>>> 9dafd32 (Lints of benches and live tests)
     run("umount", &[mount.path()]);
     found.unwrap()
 }
