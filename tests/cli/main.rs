@@ -20,6 +20,12 @@ pub struct Desk {
     dir: tempfile::TempDir,
 }
 
+impl Default for Desk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Desk {
     /// An empty one, with a policy that keeps the log in it.
     pub fn new() -> Self {

@@ -60,7 +60,7 @@ fn facts(tree: &Path) -> BTreeMap<PathBuf, Vec<i64>> {
                 meta.atime(),
                 meta.atime_nsec(),
             ];
-            all.insert(path, [&[meta.size() as i64][..], &times].concat());
+            all.insert(path, [&[meta.size().cast_signed()][..], &times].concat());
         }
     }
     all
