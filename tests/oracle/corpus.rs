@@ -63,7 +63,7 @@ fn digest(source: &Source) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
 }
 
 fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
