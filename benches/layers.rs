@@ -1,4 +1,5 @@
 //! What each floor costs, on the sample tree: `cargo bench --features internals`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! The architecture as a test: a floor imports only from floors above it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -87,7 +87,7 @@ pub fn state_at(source: &dyn BlockSource, offset: u64) -> Result<(State, u64)> {
         len = len.min(here_len);
         match origin {
             Origin::At { source: below, offset: there } if state == State::Data => {
-                (here, at) = (below, there)
+                (here, at) = (below, there);
             }
             _ => return Ok((state, len)),
         }

@@ -130,9 +130,9 @@ impl Row {
             for problem in &disk.problems {
                 let text = format!("{}: {problem}", disk.file.path.display());
                 if disk.virtual_size.is_none() {
-                    context.voice.note(&text)
+                    context.voice.note(&text);
                 } else {
-                    context.voice.detail(&text)
+                    context.voice.detail(&text);
                 }
             }
         }

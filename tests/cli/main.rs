@@ -1,4 +1,10 @@
 //! The program as its users meet it: command lines in, text, JSON, files and exit codes out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::new_without_default,
+    clippy::cast_possible_wrap,
+    reason = "no interface of others; small numbers"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,6 @@
 //! A tree that a real Nova wrote, against what qemu-img, virsh and Nova said of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -18,8 +18,8 @@ fn unpacked(desk: &Desk) -> Option<(PathBuf, PathBuf)> {
     Some((to.join("instances"), to.join("texts")))
 }
 
-fn read_json(path: PathBuf) -> Value {
-    serde_json::from_slice(&std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
         .unwrap()
 }
 
@@ -31,7 +31,7 @@ fn instances_and_chains_are_what_qemu_img_and_nova_said() {
     let all: Value = serde_json::from_slice(&all.stdout).unwrap();
     let all = all.as_array().unwrap();
     assert_eq!(all.len(), 4);
-    let servers = read_json(texts.join("server-list-stopped.json"));
+    let servers = read_json(&texts.join("server-list-stopped.json"));
     for instance in all {
         let uuid = instance["uuid"].as_str().unwrap();
         let server = servers.as_array().unwrap().iter().find(|s| s["ID"] == uuid).unwrap();
@@ -42,7 +42,7 @@ fn instances_and_chains_are_what_qemu_img_and_nova_said() {
         assert_eq!(disks.len(), 4);
         for disk in disks {
             let name = disk["name"].as_str().unwrap();
-            let said = read_json(texts.join(format!("qimg-{uuid}-{name}.json")));
+            let said = read_json(&texts.join(format!("qimg-{uuid}-{name}.json")));
             assert_eq!(disk["virtual_size"], said[0]["virtual-size"], "{uuid} {name}");
             assert_eq!(disk["format"], said[0]["format"], "{uuid} {name}");
             let backing: Vec<_> =

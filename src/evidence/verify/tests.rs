@@ -48,7 +48,7 @@ fn every_change_is_named() {
             |dir| {
                 edit(dir, |text| {
                     text.lines().filter(|l| !l.contains("summary")).flat_map(|l| [l, "\n"]).collect()
-                })
+                });
             },
             &[("incomplete", "manifest.jsonl")],
         ),
@@ -60,7 +60,7 @@ fn every_change_is_named() {
             |dir| {
                 edit(dir, |text| {
                     text.lines().filter(|l| !l.contains("\"/a\"")).flat_map(|l| [l, "\n"]).collect()
-                })
+                });
             },
             &[("manifest", "manifest.jsonl"), ("sums", "files/a"), ("extra", "files/a")],
         ),

@@ -210,7 +210,8 @@ impl Instance {
         let info = self.disk_info();
         for name in names
             .iter()
-            .filter(|name| *name != "disk.info" && !name.ends_with(".tmp") && !name.ends_with(".part"))
+            .filter(|name| *name != "disk.info")
+            .filter(|name| !name.rsplit_once('.').is_some_and(|(_, end)| matches!(end, "tmp" | "part")))
         {
             let described = domain.and_then(|domain| {
                 domain
