@@ -10,6 +10,7 @@ use coldread::host::libvirt::virsh::Virsh;
 use coldread::host::libvirt::{Domain, Host};
 use coldread::host::live::{Live, LiveDisk, Way};
 use coldread::host::nova::{self, Found, Instance};
+use coldread::host::qemu_nbd;
 use coldread::stack::{DiskSpec, Format, From, Gate, ImageSpec, Key, NbdSpec, Root};
 
 use super::Context;
@@ -19,7 +20,7 @@ use super::live::LiveOptions;
 #[derive(Args, Clone)]
 pub struct Source {
     /// An image file, a Nova instance directory, an instance's UUID, domain name or server name; domain:NAME for a live
-    /// instance; nbd+unix:///EXPORT?socket=PATH
+    /// instance; nbd+unix:///EXPORT?socket=PATH; qemu:SPEC for what QEMU reads
     #[arg(value_name = "SOURCE")]
     pub source: String,
 
@@ -143,13 +144,23 @@ const KEY_MAX: u64 = 8 << 20;
 impl SourceOptions {
     /// The keys in the passphrase file: its bytes as they are and, if it ends a line, without that end.
     pub fn keys(&self) -> Result<Vec<Key>> {
-        let Some(path) = &self.passphrase_file else { return Ok(Vec::new()) };
+        let Some(bytes) = self.key_file()? else { return Ok(Vec::new()) };
+        let line = bytes.strip_suffix(b"\n").map(|line| Key::new(line.to_vec()));
+        Ok(line.into_iter().chain([Key::new(bytes)]).collect())
+    }
+
+    /// The passphrase in the file: without the end of its line.
+    fn passphrase(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.key_file()?.map(|bytes| bytes.strip_suffix(b"\n").map(<[u8]>::to_vec).unwrap_or(bytes)))
+    }
+
+    fn key_file(&self) -> Result<Option<Vec<u8>>> {
+        let Some(path) = &self.passphrase_file else { return Ok(None) };
         let failed = |error| Error::io(format!("{}: cannot be read", path.display()), error);
         let file = std::fs::File::open(path).map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(KEY_MAX).read_to_end(&mut bytes).map_err(failed)?;
-        let line = bytes.strip_suffix(b"\n").map(|line| Key::new(line.to_vec()));
-        Ok(line.into_iter().chain([Key::new(bytes)]).collect())
+        Ok(Some(bytes))
     }
 }
 
@@ -164,11 +175,29 @@ impl Source {
             let spec = DiskSpec { name: self.disk_name(), from: From::Nbd(nbd(&self.source)?) };
             return Ok(Given::Disk { spec, format_from: None, instance: None });
         }
+        if self.source.starts_with("qemu:") {
+            return self.through_qemu(context);
+        }
         let options = &self.options;
         match nova::find(&self.source, &options.instances, &options.domains)? {
             Found::File(path) => self.of_file(&path),
             Found::Instance(instance) => self.of_instance(instance, context),
         }
+    }
+
+    /// What coldread does not read itself, through a confined qemu-nbd. Said, never silent.
+    fn through_qemu(&self, context: &Context) -> Result<Given> {
+        let spec = qemu_nbd::spec::Spec::parse(self.source.trim_start_matches("qemu:"))?;
+        let gate = match &spec {
+            qemu_nbd::spec::Spec::File(path) => self.gate(path)?,
+            qemu_nbd::spec::Spec::Rbd(_) => Gate::default(),
+        };
+        let options =
+            qemu_nbd::Options { passphrase: self.options.passphrase()?, ..qemu_nbd::Options::default() };
+        let opened = qemu_nbd::open(&spec, &gate, &options, &context.effort)?;
+        context.voice.note(&opened.note);
+        let spec = DiskSpec { name: self.disk_name(), from: From::Served(opened.source) };
+        Ok(Given::Disk { spec, format_from: Some("qemu-nbd"), instance: None })
     }
 
     /// An image named by its path. In an instance directory, what Nova says of the file holds for it too.

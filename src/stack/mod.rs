@@ -61,6 +61,8 @@ pub enum From {
     Image(ImageSpec),
     /// An export of an NBD server.
     Nbd(NbdSpec),
+    /// A source that the hypervisor's own tools serve.
+    Served(Source),
 }
 
 /// An image file and what it may refer to.
@@ -151,6 +153,7 @@ impl Stack {
         let disk = self.first()?;
         covered(permit, &disk.name)?;
         let volume = select::filesystem(&disk.volumes, which)?;
+        named_volume(permit, &disk.volumes, volume)?;
         let fs = self.open_fs(volume).unwrap_or_else(|| Err(select::unreadable(volume)))?;
         Ok(View::new(fs, permit.clone(), Arc::clone(&self.options.effort), select::label(volume)))
     }
@@ -203,6 +206,20 @@ impl Stack {
     }
 }
 
+/// Globs are paths of the guest's root. On another volume the same paths are other files, so that an approval of some paths does
+/// not hold there: only one for everything does.
+fn named_volume<A: Act>(permit: &Permit<A>, volumes: &[Volume], volume: &Volume) -> Result<()> {
+    let root = select::filesystem(volumes, None).is_ok_and(|root| root.index == volume.index);
+    if root || permit.scope().whole_disk() || permit.covers(b"/") {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "{}: the approval is for paths of the guest's root, and this is another volume",
+        select::label(volume)
+    ))
+    .hint("ask for an approval with --whole-disk"))
+}
+
 fn covered<A: Act>(permit: &Permit<A>, disk: &str) -> Result<()> {
     if permit.scope().covers_disk(disk) {
         return Ok(());
@@ -225,6 +242,7 @@ impl Disk {
                 let client: Source = Client::connect(&nbd.socket, &nbd.export, nbd.deadline)?;
                 (None, client)
             }
+            From::Served(source) => (None, source),
         };
         let how =
             volume::Options { keys: keys.to_vec(), ..volume::Options::new(&options.cache, &options.effort) };

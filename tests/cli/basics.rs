@@ -122,3 +122,23 @@ fn names_steer_no_terminal_and_json_keeps_every_byte() {
     let table = desk.act(&["ls", "-lR", &sample_instance(1), "/home"]);
     assert!(table.stdout.is_ascii() && !table.stdout.contains(&0x1b));
 }
+
+/// What coldread does not read itself goes through qemu-nbd, and that is said.
+#[test]
+fn a_foreign_image_reads_as_the_disk_it_was_made_from() {
+    if !support::need(&["qemu-img", "qemu-nbd"]) || !support::need_root() {
+        return;
+    }
+    let desk = Desk::new();
+    let raw = text(&desk.path("disk.raw"));
+    let made = desk.act(&["image", &sample_instance(2), "--to", &raw]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    let expect = desk.act(&["cat", &sample_instance(2), "/etc/hostname"]).stdout;
+    for format in ["vhdx", "vmdk", "vdi"] {
+        let image = text(&desk.path(&format!("disk.{format}")));
+        support::run("qemu-img", &["convert", "-f", "raw", "-O", format, &raw, &image]);
+        let out = desk.act(&["cat", &format!("qemu:{image}"), "/etc/hostname"]);
+        assert_eq!((code(&out), &out.stdout), (0, &expect), "{format}: {}", stderr(&out));
+        assert!(stderr(&out).contains("qemu-nbd"), "{format}: used without a word");
+    }
+}
