@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use coldread::error::Result;
 use coldread::host::nova::{self, DiskFile, Domains, Instance, Standing};
+use coldread::host::openstack::Servers;
 use coldread::stack::{self, Gate, ImageSpec, Link};
 use serde_json::{Value, json};
 
@@ -27,6 +28,14 @@ pub struct Args {
     /// Where base images may be, besides the tree
     #[arg(long, value_name = "DIR")]
     base: Vec<PathBuf>,
+
+    /// Names from a file with `openstack server list --all-projects --long -f json`
+    #[arg(long, value_name = "FILE", conflicts_with = "openstack")]
+    servers: Option<PathBuf>,
+
+    /// Run the openstack command for the names
+    #[arg(long)]
+    openstack: bool,
 }
 
 /// An instance with what its images say.
@@ -50,13 +59,18 @@ impl Args {
         if trees.is_empty() {
             trees.push(nova::INSTANCES.into());
         }
+        let servers = match (&self.servers, self.openstack) {
+            (Some(file), _) => Some(Servers::read(file)?),
+            (None, true) => Some(Servers::ask()?),
+            (None, false) => None,
+        };
         let mut rows = Vec::new();
         for tree in &trees {
             let mut definitions = self.domains.clone();
             definitions.extend(nova::libvirt_directories(tree));
             for instance in nova::scan(tree, &Domains::read(&definitions))? {
                 context.effort.check()?;
-                rows.push(self.look(instance, context));
+                rows.push(self.look(joined(instance, servers.as_ref()), context));
             }
         }
         let mut out = Stdout::lock();
@@ -116,6 +130,19 @@ impl Args {
     }
 }
 
+/// The instance with what Nova itself says of the server: its name goes above the one in libvirt's XML, which may be older.
+fn joined(mut instance: Instance, servers: Option<&Servers>) -> Instance {
+    let server = instance.uuid.as_deref().and_then(|uuid| servers?.get(uuid));
+    if let Some(server) = server {
+        instance.name = Some(server.name.clone());
+        instance.status.clone_from(&server.status);
+        instance.project = instance.project.or_else(|| server.project.clone());
+    } else if servers.is_some() && instance.uuid.is_some() {
+        instance.problems.push("OpenStack knows no server of this UUID".to_string());
+    }
+    instance
+}
+
 impl Row {
     fn has_problems(&self) -> bool {
         !self.instance.problems.is_empty() || self.disks.iter().any(|disk| disk.virtual_size.is_none())
@@ -144,7 +171,7 @@ impl Row {
         json!({
             "dir": i.dir.display().to_string(), "uuid": i.uuid, "domain": i.domain, "name": i.name, "project": i.project,
             "user": i.user, "flavor": i.flavor, "created": i.created, "volumes": i.volumes, "ports": i.ports,
-            "standing": standing(i.standing), "disks": disks, "problems": i.problems,
+            "standing": standing(i.standing), "status": i.status, "disks": disks, "problems": i.problems,
         })
     }
 }
@@ -174,6 +201,7 @@ fn table(rows: &[Row]) -> Table {
         ("NAME", Align::Left),
         ("PROJECT", Align::Left),
         ("FLAVOR", Align::Left),
+        ("STATUS", Align::Left),
         ("STATE", Align::Left),
         ("DISK", Align::Left),
         ("FORMAT", Align::Left),
@@ -186,8 +214,15 @@ fn table(rows: &[Row]) -> Table {
         let state =
             if i.standing == Standing::Present { String::new() } else { standing(i.standing).to_string() };
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let mut cells =
-            vec![i.id(), text(&i.domain), text(&i.name), text(&i.project), text(&i.flavor), state];
+        let mut cells = vec![
+            i.id(),
+            text(&i.domain),
+            text(&i.name),
+            text(&i.project),
+            text(&i.flavor),
+            text(&i.status),
+            state,
+        ];
         if row.disks.is_empty() {
             table.row(cells);
             continue;
@@ -202,7 +237,7 @@ fn table(rows: &[Row]) -> Table {
                 base.to_string(),
             ]);
             table.row(cells);
-            cells = vec![String::new(); 6];
+            cells = vec![String::new(); 7];
         }
     }
     table

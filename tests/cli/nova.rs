@@ -37,6 +37,8 @@ fn instances_and_chains_are_what_qemu_img_and_nova_said() {
         let server = servers.as_array().unwrap().iter().find(|s| s["ID"] == uuid).unwrap();
         assert_eq!((&instance["name"], &instance["flavor"]), (&server["Name"], &server["Flavor"]));
         assert_eq!(instance["problems"], Value::Array(Vec::new()));
+        let named = joined.as_array().unwrap().iter().find(|i| i["uuid"] == uuid).unwrap();
+        assert_eq!((&named["name"], &named["status"]), (&server["Name"], &server["Status"]));
         let disks = instance["disks"].as_array().unwrap();
         assert_eq!(disks[0]["name"], "disk");
         assert_eq!(disks.len(), 4);

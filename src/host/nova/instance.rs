@@ -44,6 +44,8 @@ pub struct Instance {
     pub flavor: Option<String>,
     /// When it was created, RFC 3339 UTC.
     pub created: Option<String>,
+    /// Nova's status of the server (`ACTIVE`, `SHUTOFF`), where OpenStack was asked.
+    pub status: Option<String>,
     /// Disks that do not lie in the directory: Cinder volumes, RBD, as the XML names them.
     pub volumes: Vec<String>,
     /// Addresses of its network ports.
@@ -133,6 +135,7 @@ impl Instance {
             user: None,
             flavor: None,
             created: None,
+            status: None,
             volumes: Vec::new(),
             ports: Vec::new(),
             disks: Vec::new(),
