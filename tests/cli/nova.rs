@@ -31,7 +31,10 @@ fn instances_and_chains_are_what_qemu_img_and_nova_said() {
     let all: Value = serde_json::from_slice(&all.stdout).unwrap();
     let all = all.as_array().unwrap();
     assert_eq!(all.len(), 4);
-    let servers = read_json(&texts.join("server-list-stopped.json"));
+    let list = texts.join("server-list-stopped.json");
+    let joined = desk.run(&["--json", "instances", &text(&tree), "--servers", &text(&list)]);
+    let joined: Value = serde_json::from_slice(&joined.stdout).unwrap();
+    let servers = read_json(&list);
     for instance in all {
         let uuid = instance["uuid"].as_str().unwrap();
         let server = servers.as_array().unwrap().iter().find(|s| s["ID"] == uuid).unwrap();
