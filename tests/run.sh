@@ -17,10 +17,17 @@ install_packages() {
         return 0
     fi
     echo "installing: ${missing[*]}"
-    local apt=(apt-get -o DPkg::Lock::Timeout=300 -qq) log
+    local apt=(apt-get -o DPkg::Lock::Timeout=300 -qq) log qemu
     log=$(mktemp)
-    { "${apt[@]}" update && DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends --allow-downgrades \
-        "${missing[@]}"; } >"$log" 2>&1 </dev/null || { cat "$log"; rm -f "$log"; return 1; }
+    "${apt[@]}" update >"$log" 2>&1 </dev/null || { cat "$log"; rm -f "$log"; return 1; }
+    if [[ " ${missing[*]} " == *" qemu-"* ]]; then
+        # A newer qemu-utils without qemu-system would be removed by installing the latter: both in the version that is there.
+        qemu=$(apt-cache policy qemu-system-x86 | sed -n 's/ *Candidate: //p')
+        mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -v '^qemu-')
+        missing+=("qemu-system-x86=$qemu" "qemu-system-common=$qemu" "qemu-utils=$qemu")
+    fi
+    DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends --allow-downgrades "${missing[@]}" \
+        >"$log" 2>&1 </dev/null || { cat "$log"; rm -f "$log"; return 1; }
     rm -f "$log"
 }
 
