@@ -5,7 +5,8 @@
 #   sudo benches/peers.sh TREE [GROUP…]       groups: image null list extract share cat (default: all)
 #
 # TREE is a directory with `instances/<uuid>/disk` on `instances/_base/<sha1>` (one ext4 root in partition 1), and, for
-# the compressed bases, `variants/{zlib,zstd}/…` of the same shape. N=5 repeats; OUT is the scratch directory for copies.
+# the compressed bases, `variants/{zlib,zstd}/…` of the same shape. N=5 repeats; OUT is the scratch directory for copies;
+# ONLY is a regular expression of the jobs that are run.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 TREE=$(cd "${1:?usage: peers.sh TREE [GROUP…]}" && pwd); shift
@@ -119,7 +120,7 @@ RESULTS=$S/results
 for group in $GROUPS_WANTED; do
     for ((i = 0; i < N; i++)); do
         for name in "${NAMES[@]}"; do
-            [ "${GROUP[$name]}" = "$group" ] || continue
+            [ "${GROUP[$name]}" = "$group" ] && [[ $name =~ ${ONLY:-.} ]] || continue
             rm -rf "$OUT"; mkdir -p "$OUT"
             case $group in image | extract | share) sync -f "$OUT" ;; esac
             start=$EPOCHREALTIME
