@@ -41,7 +41,8 @@ fn ends(len: u64, mut read: impl FnMut(u64, &mut [u8])) -> Vec<u8> {
     all
 }
 
-/// Every name below the root, as it is read here. `times` of directories are left out on demand.
+/// Every name below the root, as it is read here. Times and sizes of directories are left out on demand: the kernel grows a
+/// directory while it replays fast commits, block by block as it then splits them.
 pub fn our_tree(image: &Path, dir_times: bool) -> (BTreeMap<Vec<u8>, Facts>, Arc<Effort>, Option<String>) {
     let raw: Source = Arc::new(HostFile::new("image", std::fs::File::open(image).unwrap()).unwrap());
     let effort = Arc::new(Effort::default());
@@ -74,7 +75,7 @@ pub fn our_tree(image: &Path, dir_times: bool) -> (BTreeMap<Vec<u8>, Facts>, Arc
             mode: node.mode.into(),
             owner: (node.uid, node.gid),
             links: node.nlink,
-            size: node.size,
+            size: if dir_times || node.kind != FileType::Dir { node.size } else { 0 },
             times: (dir_times || node.kind != FileType::Dir)
                 .then(|| [time(node.mtime), time(node.ctime), time(node.crtime.or(Some(NO_TIME)))]),
             rdev: node.rdev,
@@ -114,7 +115,7 @@ fn kernel_tree(root: &Path, dir_times: bool) -> BTreeMap<Vec<u8>, Facts> {
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
             links: u32::try_from(meta.nlink()).unwrap(),
-            size: meta.size(),
+            size: if dir_times || kind != FileType::Dir { meta.size() } else { 0 },
             times: (dir_times || kind != FileType::Dir)
                 .then(|| [(meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()), created]),
             rdev: device.then(|| {
